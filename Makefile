@@ -1,0 +1,73 @@
+# `make` lists what there is.  Everything is installed into .venv, at the exact versions of requirements.lock.
+
+DEMO ?= $(CURDIR)/.demo
+SIMULATE_OPTIONS ?= --subjects 8 --runs 1
+PREPARE_OPTIONS ?= --workers 2
+SEARCH_OPTIONS ?= --trials 8
+PYTEST_OPTIONS ?=
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+# The first Python of a supported version that can make a virtual environment.
+CANDIDATES := python3 python3.13 python3.12 python3.11 python3.14
+SUPPORTED := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
+# A Ray of the machine's own would take the demonstration and the tests over.
+LOCAL := env -u RAY_ADDRESS
+
+.DEFAULT_GOAL := help
+.PHONY: help setup search test test-long bench lint format lock clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.installed-dev  ## install the project and the tools into .venv
+
+search: $(VENV)/.installed  ## demonstrate: simulate a study, prepare it, search transformers (into DEMO=.demo)
+	$(LOCAL) EEG2FMRI_HOME=$(DEMO)/home $(PYTHON) -m datasets.simulate $(DEMO)/raw $(SIMULATE_OPTIONS)
+	$(LOCAL) EEG2FMRI_HOME=$(DEMO)/home $(PYTHON) -m datasets.prepare $(DEMO)/raw $(DEMO)/shards $(PREPARE_OPTIONS)
+	$(LOCAL) EEG2FMRI_HOME=$(DEMO)/home $(PYTHON) -m platform.search transformer --shards $(DEMO)/shards $(SEARCH_OPTIONS)
+
+test: lint  ## check style and types, run the tests that take seconds
+	$(LOCAL) $(PYTHON) -m pytest -m "not slow" $(PYTEST_OPTIONS)
+
+test-long: lint  ## the same with every test
+	$(LOCAL) $(PYTHON) -m pytest $(PYTEST_OPTIONS)
+
+bench: $(VENV)/.installed-dev  ## run every script in benchmarks/
+	@for script in benchmarks/*.py; do echo "== $$script"; $(LOCAL) $(PYTHON) "$$script" || exit 1; done
+
+lint: $(VENV)/.installed-dev  ## check style and types
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m mypy
+
+format: $(VENV)/.installed-dev  ## put the code into shape
+	$(PYTHON) -m ruff check --fix
+	$(PYTHON) -m ruff format
+
+# torch without its +cpu or +cu suffix, so that the same lock serves machines with and without a GPU.
+lock: $(VENV)/.installed-dev  ## write the versions now installed into requirements.lock
+	{ echo "# Constraints for pip: the exact versions that the tests ran with.  Written by: make lock"; \
+	  $(PYTHON) -m pip --quiet freeze --exclude-editable | sed -n 's/^\([A-Za-z0-9._-]*==[^+ ]*\).*/\1/p' \
+	  | LC_ALL=C sort --ignore-case; } > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+clean:  ## remove caches, builds and the demonstration; .venv stays
+	rm -rf .demo .mypy_cache .pytest_cache .ruff_cache build dist
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+$(PYTHON):
+	@for candidate in $(CANDIDATES); do \
+	  if $$candidate -c '$(SUPPORTED)' 2>/dev/null; then exec $$candidate -m venv $(VENV); fi; \
+	done; echo "error: Python 3.11 to 3.14 with venv is needed; on Debian: apt-get install python3-venv" >&2; exit 1
+
+# pip 25.1 is the first that knows --group.
+$(VENV)/.installed: pyproject.toml requirements.lock | $(PYTHON)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(PYTHON) -m pip install --quiet --editable . --constraint requirements.lock
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml requirements.lock | $(PYTHON)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(PYTHON) -m pip install --quiet --editable . --group dev --constraint requirements.lock
+	touch $(VENV)/.installed $@

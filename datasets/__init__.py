@@ -1,0 +1,1 @@
+"""Recordings to shards: everything between the scanner's files and what a model is trained on."""

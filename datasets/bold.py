@@ -1,0 +1,260 @@
+"""From a run's BOLD image to z-scored series of the mask's voxels.
+
+Takes a 4-D NIfTI image and the subject's alignment; gives float32 series (volumes, voxels), voxels in C order of the
+mask, each volume resampled once, at the mask's points only.  Slice timing and motion come before and inside that one
+resampling: correct the image's slice times first, and hand the poses of its volumes to ``to_grid``.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel
+import numpy as np
+from nibabel.affines import apply_affine
+from numpy.typing import NDArray
+from scipy import ndimage, sparse
+
+from datasets.errors import BadInput
+from datasets.grid import GRID_SHAPE, VOXEL_MM
+from datasets.registration import METHODS, Alignment
+
+logger = logging.getLogger(__name__)
+
+Series = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+FWHM_PER_SIGMA = float(np.sqrt(8 * np.log(2)))
+VOLUMES_AT_ONCE = 16
+TAPS = 4
+CONSTANT_BELOW = 1e-5  # of a voxel's mean: float32 noise, a thousandth of what BOLD varies by
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoldSettings:
+    """What a user may vary about the preparation of BOLD; None leaves a step out."""
+
+    registration: str = "affine"
+    fwhm_mm: float | None = 6.0
+    high_pass_seconds: float | None = 128.0
+
+    def __post_init__(self) -> None:
+        if self.registration not in METHODS:
+            raise BadInput(f"registration must be one of {', '.join(METHODS)}, but got {self.registration!r}")
+        for name, value in (("fwhm_mm", self.fwhm_mm), ("high_pass_seconds", self.high_pass_seconds)):
+            if value is not None and not 0 < value < np.inf:
+                raise BadInput(f"{name} must be a number above 0, or None to leave the step out, but got {value}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BoldSeries:
+    """One run's prepared BOLD: a volume without its drift is ``mean + standard_deviation * z[volume]``.
+
+    z is float32 (volumes, voxels); mean, standard_deviation (float32) and coverage (bool) are (voxels,).  Where
+    coverage is False the voxel lay outside the field of view and all its numbers are 0.
+    """
+
+    z: Series
+    mean: Series
+    standard_deviation: Series
+    coverage: Mask
+
+
+def prepare_bold(
+    image: nibabel.Nifti1Image,
+    alignment: Alignment,
+    mask: Mask,
+    points_mm: NDArray[np.float64],
+    settings: BoldSettings,
+    *,
+    repetition_time_s: float,
+    poses: NDArray[np.float64] | None = None,
+) -> BoldSeries:
+    """Resample, smooth, high-pass and z-score one run.
+
+    ``points_mm`` are the mask's points (voxels, 3), ``poses`` as in ``to_grid``.  The mean is taken before, the
+    standard deviation after the high-pass.  BadInput where the image cannot be used.
+    """
+    series, coverage = to_grid(image, alignment, points_mm, poses=poses)
+    if settings.fwhm_mm is not None:
+        series = smooth_in_mask(series, mask, settings.fwhm_mm, coverage=coverage)
+    mean = _mean(series)
+    if settings.high_pass_seconds is not None:
+        series = high_pass(series, repetition_time_s, settings.high_pass_seconds)
+    z, _, deviation = standardise(series, smallest_deviation=CONSTANT_BELOW * np.abs(mean))
+    return BoldSeries(z=z, mean=mean, standard_deviation=deviation, coverage=coverage)
+
+
+def to_grid(
+    image: nibabel.Nifti1Image,
+    alignment: Alignment,
+    points_mm: NDArray[np.float64],
+    *,
+    poses: NDArray[np.float64] | None = None,
+) -> tuple[Series, Mask]:
+    """Return the image's series at points in MNI mm, (volumes, points), and which points it covers, (points,).
+
+    Each volume is interpolated once, by a cubic B-spline.  ``poses`` (volumes, 4, 4) map a point of the scanner space
+    that the alignment was made in to where that tissue lay at each volume, mm to mm; None means that nothing moved.
+    A point outside the field of view of any volume, or in a voxel that is not finite, is not covered: its series is 0.
+    """
+    volumes = _finite_volumes(image)
+    points_epi = alignment.epi_points(points_mm)
+    to_voxels = np.linalg.inv(image.affine)
+    if poses is None:
+        voxels = apply_affine(to_voxels, points_epi)
+        covered = _is_covered(voxels, volumes)
+        series = _interpolate_still(volumes, voxels, covered)
+    else:
+        series, covered = _interpolate_moving(volumes, points_epi, to_voxels @ _checked(poses, volumes.shape[3]))
+    if not covered.any():
+        raise BadInput("the BOLD image covers no voxel of the mask; check its affine and the registration")
+    return series, covered
+
+
+def smooth_in_mask(series: Series, mask: Mask, fwhm_mm: float, *, coverage: Mask | None = None) -> Series:
+    """Smooth each volume (volumes, voxels) of the mask by a Gaussian that sees covered voxels of the mask only.
+
+    The weights of the voxels that it sees are divided by their sum, so a constant stays constant up to the edge.
+    Voxels that are not covered are 0 afterwards.
+    """
+    seen = np.array(mask)
+    seen[mask] = True if coverage is None else coverage
+    kept = seen[mask]
+    sigma = fwhm_mm / VOXEL_MM / FWHM_PER_SIGMA
+    weight = ndimage.gaussian_filter(seen.astype(np.float32), sigma, mode="constant")[seen]
+    smoothed = np.zeros(series.shape, dtype=np.float32)
+    volume = np.zeros(GRID_SHAPE, dtype=np.float32)
+    for index, values in enumerate(series):
+        volume[seen] = values[kept]
+        smoothed[index, kept] = ndimage.gaussian_filter(volume, sigma, mode="constant")[seen] / weight
+    return smoothed
+
+
+def high_pass(series: Series, repetition_time_s: float, cutoff_s: float) -> Series:
+    """Remove the mean and all cosines of a period above ``cutoff_s`` from series (volumes, voxels).
+
+    Source: the discrete cosine set of SPM12's spm_filter: floor(2 T / cutoff) cosines beside the constant.
+    """
+    num_volumes = len(series)
+    num_cosines = int(2 * num_volumes * repetition_time_s / cutoff_s)
+    if num_cosines + 1 >= num_volumes:
+        raise BadInput(
+            f"the high-pass cut-off must be above {2 * repetition_time_s:g} s (two volumes) for anything to be left, "
+            f"but is {cutoff_s:g} s"
+        )
+    centred = series - _mean(series)
+    if not num_cosines:
+        return centred
+    angles = np.pi * (np.arange(num_volumes) + 0.5) / num_volumes
+    cosines = np.sqrt(2 / num_volumes) * np.cos(angles[:, np.newaxis] * np.arange(1, num_cosines + 1))
+    basis = cosines.astype(np.float32)
+    centred -= basis @ (basis.T @ centred)
+    return centred
+
+
+def standardise(
+    series: Series, *, smallest_deviation: NDArray[np.floating[Any]] | float = 0.0
+) -> tuple[Series, Series, Series]:
+    """Return series (volumes, voxels) z-scored per voxel, and the means and standard deviations (voxels,).
+
+    A voxel that varies by no more than ``smallest_deviation`` counts as constant: its z and standard deviation are 0.
+    """
+    mean = _mean(series)
+    z = series - mean
+    deviation = np.sqrt(np.einsum("vx,vx->x", z, z) / len(series))
+    varies = deviation > smallest_deviation
+    z *= np.where(varies, 1 / np.where(varies, deviation, 1), 0).astype(np.float32)
+    return z, mean, np.where(varies, deviation, 0).astype(np.float32)
+
+
+def _mean(series: Series) -> Series:
+    return np.asarray(series.mean(axis=0, dtype=np.float64), dtype=np.float32)
+
+
+def _finite_volumes(image: nibabel.Nifti1Image) -> Series:
+    """Return the image (x, y, z, volumes); a voxel that is not finite throughout is nan throughout."""
+    if len(image.shape) != 4 or min(image.shape[:3]) < TAPS or image.shape[3] < 2:
+        raise BadInput(f"BOLD must be a 4-D image of 2 volumes and {TAPS} voxels an axis or more, but is {image.shape}")
+    volumes = image.get_fdata(dtype=np.float32, caching="unchanged")
+    is_broken = ~np.isfinite(volumes.sum(axis=3))
+    if is_broken.any():
+        logger.warning("%d voxels of the BOLD image are not finite and count as not covered", is_broken.sum())
+        volumes = volumes.copy()
+        volumes[is_broken] = np.nan
+    return np.asarray(volumes, dtype=np.float32)
+
+
+def _is_covered(voxels: NDArray[np.float64], volumes: Series) -> Mask:
+    """Tell which voxel coordinates (points, 3) lie in the field of view (voxels' full extent), in a finite voxel."""
+    last = np.array(volumes.shape[:3]) - 1
+    inside = np.all((voxels >= -0.5) & (voxels <= last + 0.5), axis=1)
+    nearest = np.clip(np.rint(voxels), 0, last).astype(int)
+    return np.asarray(inside & np.isfinite(volumes[*nearest.T, 0]))
+
+
+def _checked(poses: NDArray[np.float64], num_volumes: int) -> NDArray[np.float64]:
+    if poses.shape != (num_volumes, 4, 4):
+        raise ValueError(f"poses must have the shape {(num_volumes, 4, 4)}, but have {poses.shape}")
+    return poses
+
+
+def _coefficients(volumes: Series) -> Series:
+    """Return the cubic B-spline coefficients of volumes (x, y, z, volumes), mirrored at their borders."""
+    coefficients = np.nan_to_num(volumes)
+    for axis in range(3):
+        coefficients = ndimage.spline_filter1d(coefficients, order=3, axis=axis, output=np.float32, mode="mirror")
+    return coefficients
+
+
+def _interpolate_still(volumes: Series, voxels: NDArray[np.float64], covered: Mask) -> Series:
+    """Interpolate all volumes at the same points: one sparse matrix of weights, times the spline coefficients."""
+    num_volumes = volumes.shape[3]
+    weights = _spline_weights(voxels[covered], volumes.shape[:3])
+    series = np.zeros((num_volumes, len(voxels)), dtype=np.float32)
+    for start in range(0, num_volumes, VOLUMES_AT_ONCE):
+        chunk = slice(start, start + VOLUMES_AT_ONCE)
+        coefficients = _coefficients(volumes[..., chunk])
+        series[chunk, covered] = (weights @ coefficients.reshape(weights.shape[1], -1)).T
+    return series
+
+
+def _interpolate_moving(
+    volumes: Series, points_epi: NDArray[np.float64], to_voxels: NDArray[np.float64]
+) -> tuple[Series, Mask]:
+    """Interpolate each volume at its own points, through its own matrix (volumes, 4, 4) from mm to voxels."""
+    series = np.zeros((volumes.shape[3], len(points_epi)), dtype=np.float32)
+    covered = np.ones(len(points_epi), dtype=bool)
+    for index, matrix in enumerate(to_voxels):
+        voxels = apply_affine(matrix, points_epi)
+        covered &= _is_covered(voxels, volumes)
+        coefficients = _coefficients(volumes[..., index : index + 1])[..., 0]
+        series[index] = ndimage.map_coordinates(coefficients, voxels.T, order=3, mode="mirror", prefilter=False)
+    series[:, ~covered] = 0
+    return series, covered
+
+
+def _spline_weights(voxels: NDArray[np.float64], shape: tuple[int, ...]) -> sparse.csr_array:
+    """Return the cubic B-spline weights (points, voxels) of the 64 neighbours of each point (points, 3).
+
+    Source: Unser (1999), Splines: a perfect fit for signal and image processing, https://doi.org/10.1109/79.799930.
+    """
+    below = np.floor(voxels).astype(np.int64)
+    along = [_taps(below[:, axis], voxels[:, axis] - below[:, axis], shape[axis]) for axis in range(3)]
+    (x, weight_x), (y, weight_y), (z, weight_z) = along
+    columns = (x[:, :, None, None] * shape[1] + y[:, None, :, None]) * shape[2] + z[:, None, None, :]
+    weights = weight_x[:, :, None, None] * weight_y[:, None, :, None] * weight_z[:, None, None, :]
+    starts = np.arange(len(voxels) + 1, dtype=np.int32) * TAPS**3
+    size = (len(voxels), int(np.prod(shape)))
+    return sparse.csr_array((weights.ravel(), columns.ravel().astype(np.int32), starts), shape=size)
+
+
+def _taps(
+    below: NDArray[np.int64], beyond: NDArray[np.float64], length: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the four neighbours (points, 4) along one axis, mirrored at its ends, and their weights."""
+    index = np.abs(below[:, None] + np.arange(-1, 3))
+    index = np.where(index > length - 1, 2 * (length - 1) - index, index)
+    distance = np.abs(beyond[:, None] - np.arange(-1, 3))
+    near, far = 2 / 3 - distance**2 + distance**3 / 2, (2 - distance) ** 3 / 6
+    return index, np.where(distance < 1, near, far).astype(np.float32)

@@ -1,0 +1,103 @@
+"""The Ray cluster that a command runs on: this machine alone, or the one that RAY_ADDRESS names.
+
+Takes an address and what must be seen by every node; gives a connected Ray for as long as a ``with`` lasts.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import RayTaskError
+
+from datasets.errors import BadInput
+from datasets.storage import open_storage
+
+Result = TypeVar("Result")
+
+LOCAL = "local"
+ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1", "RAY_TRAIN_V2_ENABLED": "1"}
+"""Ray Train's controller otherwise looks after its workers every 2 s, which a short fold job spends waiting."""
+
+
+@contextmanager
+def connected(address: str, cpus: int | None) -> Iterator[None]:
+    """Connect to a Ray cluster, or start one for this process alone, and leave it in the end.
+
+    Args:
+        address: ``local`` (never whatever cluster happens to run on this machine), ``auto`` or a cluster's address.
+        cpus: CPUs of a local Ray; None for all.
+    """
+    root = str(Path(__file__).resolve().parent.parent)
+    paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+    is_local = address == LOCAL
+    try:
+        ray.init(
+            address=address,
+            runtime_env={"env_vars": environment if is_local else dict(ENVIRONMENT)},
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **({"num_cpus": cpus, "include_dashboard": False} if is_local else {}),
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise BadInput(f"cannot connect to Ray at {address}: {reason}; start one, or give --ray-address local") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def address_from_environment() -> str:
+    """Return RAY_ADDRESS, which a submitted job is given by its cluster; ``local`` where it is not set."""
+    return os.environ.get("RAY_ADDRESS") or LOCAL
+
+
+def check_every_node_sees(places: Mapping[str, str]) -> None:
+    """Refuse places on one node's disks where the cluster has several nodes.
+
+    Args:
+        places: option name to path, URI or database URL.
+    """
+    num_nodes = sum(node["Alive"] for node in ray.nodes())
+    if num_nodes < 2:  # noqa: PLR2004
+        return
+    local = [f"--{option} {place}" for option, place in places.items() if _is_on_one_node(place)]
+    if local:
+        raise BadInput(
+            f"the cluster has {num_nodes} nodes, but only one of them sees {', '.join(local)}; use s3:// storage, "
+            "a PostgreSQL study storage and an MLflow server, or, where all nodes mount these paths, --shared-disk"
+        )
+
+
+def _is_on_one_node(place: str) -> bool:
+    if place.startswith("sqlite"):
+        return True
+    return open_storage(place).is_local if "://" not in place or place.startswith("file://") else False
+
+
+def num_cpus() -> int:
+    """Return the CPUs of the connected cluster."""
+    return int(ray.cluster_resources().get("CPU", 0))
+
+
+def run_tasks(task: Callable[..., Result], arguments: Sequence[tuple[Any, ...]]) -> Iterator[Result]:
+    """Run a function on the cluster once for each tuple of arguments; yield the results as they come.
+
+    Raises:
+        BadInput, OSError: where a task did, with its own message.
+    """
+    remote = ray.remote(task)
+    waiting = [remote.remote(*each) for each in arguments]
+    while waiting:
+        ready, waiting = ray.wait(waiting)
+        try:
+            yield ray.get(ready[0])
+        except RayTaskError as error:
+            if isinstance(error.cause, (BadInput, OSError)):
+                raise error.cause from None
+            raise

@@ -1,0 +1,49 @@
+"""Command: write a simulated study in ds000116's own layout, and its truth beside it.
+
+Takes a folder and settings; gives recordings for ``python -m datasets.prepare`` whose right answer is known.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from datasets.command_line import CommandParser, positive_integer, run_command
+from datasets.simulated_sources import LEVELS
+from datasets.simulation import SimulationSettings, simulate_study, truth_folder
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    usual, workers = SimulationSettings(), max(1, (os.cpu_count() or 1) // 2)
+    parser = CommandParser(prog="python -m datasets.simulate", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the study; the truth goes to OUT-truth")
+    parser.add_option("--subjects", type=positive_integer, default=usual.subjects, help="number of subjects")
+    parser.add_option(
+        "--runs", type=positive_integer, default=usual.runs, help="runs a subject, half auditory, half visual"
+    )
+    parser.add_option("--volumes", type=positive_integer, default=usual.volumes, help="volumes a run, 2 s each")
+    parser.add_option(
+        "--signal", choices=sorted(LEVELS), default=usual.signal, help="how strongly EEG and BOLD are linked"
+    )
+    parser.add_option("--seed", type=int, default=usual.seed, help="seed of everything that is drawn")
+    parser.add_option(
+        "--workers", type=positive_integer, default=workers, help="processes, 1 GB each; they change no result"
+    )
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Simulate a study and say where it lies."""
+    chosen = parse_arguments()
+    study = chosen.out.expanduser().resolve()
+    settings = SimulationSettings(
+        subjects=chosen.subjects, runs=chosen.runs, volumes=chosen.volumes, signal=chosen.signal, seed=chosen.seed
+    )
+    simulate_study(study, settings, chosen.workers)
+    print(f"study: {study}\ntruth: {truth_folder(study)}\nnext:  python -m datasets.prepare {study} SHARDS")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

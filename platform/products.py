@@ -1,0 +1,213 @@
+"""What all configurations share on one fold, computed once per node: voxel weights, output basis, event products.
+
+Takes a study's data and a fold; gives arrays, kept in the cache folder under the digest of all that they depend on.
+
+Legend of shapes: V voxels, K patterns, N training windows, T windows of one run, R volumes of a run.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+
+from datasets.shards import VOXELS, ShardEntry, read_manifest, read_table
+from datasets.storage import Storage, open_storage, write_whole
+from platform.band_power import lagged_band_power
+from platform.basis import gram_matrix, principal_components
+from platform.events import (
+    EventProducts,
+    Events,
+    event_products,
+    fir_design,
+    responsive_weights,
+)
+from platform.metrics import high_passed
+from platform.models.shape import ModelShape
+from platform.once import made_once
+from platform.windows import PAIRINGS, WINDOW_VOLUMES, CachedRun, RunCache
+
+MAX_RANK = 256
+GREY_MATTER_PROBABILITY = 0.5
+PRODUCTS_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Which data a study reads, and how: all that its scores depend on besides configurations and seeds."""
+
+    shards: str
+    cache_folder: str
+    rate_hz: int = 125
+    pairing: str = "recorded"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingProducts:
+    """What a fold's training subjects say about every configuration's output and score.
+
+    Attributes:
+        weights_V: voxel weights of the objective, not negative.
+        patterns_KV: leading spatial patterns of the training volumes, orthonormal.
+        coefficients_NK: weights of every training window's volume on the patterns.
+    """
+
+    weights_V: NDArray[np.float32]
+    patterns_KV: NDArray[np.float32]
+    coefficients_NK: NDArray[np.float32]
+
+
+class StudyData:
+    """The runs of a study on this node, and what is derived from them; opened anew in every process."""
+
+    def __init__(self, settings: DataSettings) -> None:
+        self.settings = settings
+        self.storage: Storage = open_storage(settings.shards)
+        self.manifest = read_manifest(self.storage)
+        self.folder = Path(settings.cache_folder)
+        self._cache = RunCache(
+            folder=self.folder / "runs", storage=self.storage, manifest=self.manifest, rate_hz=settings.rate_hz
+        )
+        self._runs: dict[str, list[CachedRun]] = {}
+
+    def runs(self, subject: str) -> list[CachedRun]:
+        """Return a subject's runs, their EEG paired with BOLD as the study's settings say."""
+        if subject not in self._runs:
+            self._runs[subject] = PAIRINGS[self.settings.pairing](self._cache.open_subject(subject))
+        return self._runs[subject]
+
+    def runs_of(self, subjects: Sequence[str]) -> list[CachedRun]:
+        """Return the runs of several subjects, one subject after the other."""
+        return [run for subject in subjects for run in self.runs(subject)]
+
+    @cached_property
+    def voxel_indices(self) -> NDArray[np.int64]:
+        """Grid index of every voxel in the mask, shape (V, 3)."""
+        table = self._voxels
+        return np.stack([table[axis].to_numpy() for axis in "ijk"], axis=1).astype(np.int64)
+
+    @cached_property
+    def grey_matter(self) -> NDArray[np.bool_]:
+        """Which voxels of the mask are grey matter, shape (V,)."""
+        return np.asarray(pc.greater(self._voxels["grey"], GREY_MATTER_PROBABILITY))
+
+    @cached_property
+    def _voxels(self) -> Any:  # noqa: ANN401 - a pyarrow table
+        entry = next(file for file in self.manifest.files if file.name == VOXELS)
+        return read_table(self.storage, entry)
+
+    def events(self, run: CachedRun) -> Events:
+        """Return the stimuli of a run."""
+        table = read_table(self.storage, self._entry(run).events).to_pydict()
+        return Events(onset_s=np.array(table["onset_s"], float), kind=tuple(table["kind"]))
+
+    def event_design(self, run: CachedRun) -> NDArray[np.float32]:
+        """Return the FIR design of a run's windows, shape (T, P)."""
+        layout = self.manifest.layout
+        design_RP = fir_design(self.events(run), len(run.bold_RV), layout.repetition_time_s, layout.reference_time_s)
+        return design_RP[WINDOW_VOLUMES:]
+
+    def high_passed(self, series: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return series over a run's windows as scores see them."""
+        return high_passed(series, self.manifest.layout.repetition_time_s).astype(np.float32)
+
+    def band_power(self, subject: str) -> list[NDArray[np.float32]]:
+        """Return lagged log band power of the windows of a subject's runs, high-passed, each (T, features)."""
+
+        def compute() -> dict[str, Any]:
+            return {
+                f"{number:04d}": self.high_passed(
+                    lagged_band_power(
+                        run.eeg_CS,
+                        self.settings.rate_hz,
+                        len(run.bold_RV),
+                        self.manifest.layout.repetition_time_s,
+                    )[WINDOW_VOLUMES:]
+                )
+                for number, run in enumerate(self.runs(subject))
+            }
+
+        features = self.product("band-power", {"subject": subject, "rate_hz": self.settings.rate_hz}, compute)
+        return [features[key] for key in sorted(features)]
+
+    def event_products(self, subject: str) -> EventProducts:
+        """Return the products of a subject's FIR designs and volumes."""
+
+        def compute() -> dict[str, Any]:
+            runs = self.runs(subject)
+            designs = [self.high_passed(self.event_design(run)) for run in runs]
+            volumes = [self.high_passed(run.targets_TV.astype(np.float32)) for run in runs]
+            return vars(event_products(designs, volumes))
+
+        return EventProducts(**self.product("events", {"subject": subject}, compute))
+
+    def training_products(self, subjects: Sequence[str]) -> TrainingProducts:
+        """Return what these training subjects say about outputs and scores; the subjects must be sorted."""
+        training = list(subjects)
+
+        def compute() -> dict[str, Any]:
+            runs = [run.targets_TV for run in self.runs_of(training)]
+            patterns_KV, coefficients_NK = principal_components(self._gram_of(training), runs, MAX_RANK)
+            weights_V = responsive_weights([self.event_products(subject) for subject in training], self.grey_matter)
+            return {"weights_V": weights_V, "patterns_KV": patterns_KV, "coefficients_NK": coefficients_NK}
+
+        return TrainingProducts(**self.product("training", {"training": training}, compute))
+
+    def model_shape(self, basis_KV: NDArray[np.float32] | None) -> ModelShape:
+        """Return what the data dictates about a model; the basis is None where it predicts all voxels."""
+        layout = self.manifest.layout
+        return ModelShape(
+            num_channels=len(layout.channel_names),
+            num_samples=round(WINDOW_VOLUMES * layout.repetition_time_s * self.settings.rate_hz),
+            num_volumes=WINDOW_VOLUMES,
+            rate_hz=self.settings.rate_hz,
+            grid_shape=layout.grid_shape,
+            voxel_indices=torch.from_numpy(self.voxel_indices),
+            basis=None if basis_KV is None else torch.from_numpy(basis_KV),
+        )
+
+    def product(self, name: str, depends_on: Mapping[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return arrays that ``compute`` makes, from this node's cache where they are there already."""
+        whole = {"data": self.manifest.digest, "pairing": self.settings.pairing, "version": PRODUCTS_VERSION, **depends_on}
+        digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
+        path = self.folder / "products" / f"{name}-{digest}.npz"
+        made_once(path, lambda: _save_arrays(path, compute()))
+        with np.load(path) as arrays:
+            return {key: arrays[key] for key in arrays.files}
+
+    def _gram_of(self, subjects: Sequence[str]) -> NDArray[np.float32]:
+        everyone = list(self.manifest.subjects)
+        runs = self.runs_of(everyone)
+        gram_NN = self.product("gram", {}, lambda: {"gram": gram_matrix([run.targets_TV for run in runs])})["gram"]
+        wanted = np.concatenate([np.full(run.num_windows, run.subject in subjects) for run in runs])
+        return np.asarray(gram_NN[np.ix_(wanted, wanted)])
+
+    def _entry(self, run: CachedRun) -> ShardEntry:
+        entries = self.manifest.of_subject(run.subject)
+        return next(entry for entry in entries if (entry.task, entry.run) == (run.task, run.run))
+
+
+def rank_limited(products: TrainingProducts, rank: int) -> TrainingProducts:
+    """Return the products with the leading patterns only, scaled so that their weights have a mean square of 1.
+
+    Losses are then of one size whatever the rank; patterns times weights are the same volumes as before.
+    """
+    coefficients_NK = products.coefficients_NK[:, :rank]
+    scale = np.float32(np.sqrt(np.mean(coefficients_NK**2))) if coefficients_NK.size else np.float32(1)
+    return replace(
+        products, patterns_KV=products.patterns_KV[:rank] * scale, coefficients_NK=coefficients_NK / scale
+    )
+
+
+def _save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_whole(path, buffer.getbuffer())

@@ -1,0 +1,157 @@
+"""``python -m platform.search ARCHITECTURE``: search one architecture's configurations over all folds.
+
+Arguments only: nothing defined here is ever pickled.
+"""
+
+import argparse
+import math
+import os
+from pathlib import Path
+
+from datasets.command_line import CommandParser, positive_integer, positive_number, run_command
+from datasets.errors import BadInput
+from datasets.storage import home_folder, open_storage
+from datasets.cluster import address_from_environment, check_every_node_sees, connected
+from platform.loop import Epochs
+from platform.models import ARCHITECTURES
+from platform.products import DataSettings
+from platform.racing import RACINGS
+from platform.samplers import SAMPLERS
+from platform.study import StudySettings, search
+from platform.summary import summary
+from platform.tracking import TrackingSettings, check_tracking
+from platform.training import Workers
+from platform.windows import PAIRINGS, RATES_HZ
+
+
+def main() -> None:
+    """Search one architecture and print its best configuration beside the baselines."""
+    arguments = parse_arguments()
+    settings = study_settings(arguments)
+    check_tracking(settings.tracking)
+    with connected(arguments.ray_address, arguments.cpus):
+        if not arguments.shared_disk:
+            check_every_node_sees({
+                "shards": settings.data.shards,
+                "study-storage": settings.storage_url,
+                "tracking": settings.tracking.uri,
+                "job-storage": settings.workers.storage,
+            })
+        result = search(settings)
+    print(summary(result))
+    print(whereabouts(settings, is_tracked=result.is_tracked))
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line and the environment."""
+    parser = CommandParser(
+        prog="python -m platform.search",
+        description="Search configurations of one architecture over leave-one-subject-out folds.\n"
+        "The same command goes on where it was stopped.",
+    )
+    parser.add_argument("architecture", metavar="ARCHITECTURE", help=f"one of: {', '.join(ARCHITECTURES)}")
+    _add_places(parser)
+    _add_search(parser)
+    _add_resources(parser)
+    arguments = parser.parse_args()
+    if arguments.architecture not in ARCHITECTURES:
+        raise BadInput(f"ARCHITECTURE must be one of {', '.join(ARCHITECTURES)}, but got {arguments.architecture}")
+    return arguments
+
+
+def study_settings(arguments: argparse.Namespace) -> StudySettings:
+    """Return the study that the arguments describe; whatever lasts lies at an absolute place."""
+    home = home_folder()
+    name = arguments.study or "-".join([arguments.architecture, *([arguments.pairing] * (arguments.pairing != "recorded"))])
+    return StudySettings(
+        name=name,
+        architecture=arguments.architecture,
+        data=DataSettings(
+            shards=_shards(arguments.shards),
+            cache_folder=str(Path(arguments.cache or home / "cache").absolute()),
+            rate_hz=arguments.rate,
+            pairing=arguments.pairing,
+        ),
+        storage_url=arguments.study_storage or f"sqlite:///{home / 'studies.db'}",
+        tracking=TrackingSettings(
+            uri=arguments.tracking or f"sqlite:///{home / 'mlflow.db'}",
+            experiment=arguments.experiment,
+            artifacts=None if arguments.tracking else (home / "mlartifacts").as_uri(),
+        ),
+        workers=Workers(
+            count=arguments.workers_per_trial,
+            cpus=arguments.cpus_per_worker,
+            gpus=arguments.gpus_per_worker,
+            storage=arguments.job_storage or str(home / "jobs"),
+        ),
+        num_trials=arguments.trials,
+        racing=arguments.racing,
+        commit_lag=arguments.commit_lag,
+        sampler=arguments.sampler,
+        seed=arguments.seed,
+        epochs=Epochs(maximum=arguments.max_epochs, patience=arguments.patience),
+        concurrency=arguments.concurrency,
+        time_budget_s=arguments.time_budget * 60 if arguments.time_budget else math.inf,
+    )
+
+
+def whereabouts(settings: StudySettings, *, is_tracked: bool) -> str:
+    """Return where the study lies and the line that opens it."""
+    uri = settings.tracking.uri
+    ledger = f"ledger (Optuna study {settings.name}): {settings.storage_url}"
+    if not is_tracked:
+        return f"{ledger}\nMLflow could not be reached at {uri}: run the same command again to send what is missing"
+    if uri.startswith("http"):
+        return f"{ledger}\nMLflow: {uri}"
+    return f"{ledger}\nMLflow's database: {uri}\nopen its UI with:\n\n    mlflow ui --backend-store-uri {uri}\n"
+
+
+def _shards(given: str | None) -> str:
+    if not given:
+        raise BadInput(
+            "no shards are configured: give --shards URI or set EEG2FMRI_SHARDS; make some with: "
+            "python -m datasets.simulate RAW && python -m datasets.prepare RAW SHARDS"
+        )
+    return given if "://" in given else open_storage(given).uri
+
+
+def _add_places(parser: CommandParser) -> None:
+    home = "EEG2FMRI_HOME"
+    parser.add_option("--shards", metavar="URI", help="prepared shards: a local folder or s3:// URI")
+    parser.add_option(
+        "--study-storage", metavar="URL", help=f"the ledger's database, SQLAlchemy URL (else SQLite in {home})"
+    )
+    parser.add_option("--tracking", metavar="URI", help=f"MLflow's database or server (else SQLite in {home})")
+    parser.add_option("--experiment", metavar="NAME", default="eeg2fmri", help="MLflow experiment")
+    parser.add_option("--job-storage", metavar="URI", help=f"where Ray keeps running jobs' files (else in {home})")
+    parser.add_option("--cache", metavar="FOLDER", help=f"this node's cache of decoded runs (else in {home})")
+    parser.add_option("--shared-disk", action="store_true", help="all nodes see the local paths given (NFS)")
+
+
+def _add_search(parser: CommandParser) -> None:
+    add = parser.add_option
+    add("--study", metavar="NAME", help="the study's name (else the architecture's)")
+    add("--trials", metavar="N", type=positive_integer, default=64, help="configurations to try")
+    add("--time-budget", metavar="MINUTES", type=positive_number, help="minutes after which no fold job starts")
+    add("--seed", metavar="N", type=int, default=0, help="seed of folds, trials and jobs")
+    add("--sampler", choices=sorted(SAMPLERS), default="tpe", help="who proposes configurations")
+    add("--racing", choices=RACINGS, default="halving", help="which trials run on all folds: all of them, or the better")
+    add("--commit-lag", metavar="N", type=positive_integer, default=4, help="trials proposed before one must be settled")
+    add("--max-epochs", metavar="N", type=positive_integer, default=20, help="epochs of a fold job, at the most")
+    add("--patience", metavar="EPOCHS", type=positive_integer, default=5, help="epochs without a new best, then stop")
+    add("--rate", metavar="HZ", type=int, choices=RATES_HZ, default=125, help="EEG samples per second that models see, Hz")
+    add("--pairing", choices=sorted(PAIRINGS), default="recorded", help="run-swapped: a control without coupling")
+
+
+def _add_resources(parser: CommandParser) -> None:
+    add = parser.add_option
+    add("--ray-address", metavar="ADDRESS", default=address_from_environment(), help="local, auto or a cluster's address")
+    add("--cpus", metavar="N", type=positive_integer, default=os.cpu_count(), help="CPUs of a local Ray")
+    add("--concurrency", metavar="N", type=positive_integer, help="fold jobs at once (else as many as the cluster holds)")
+    add("--workers-per-trial", metavar="N", type=positive_integer, default=1, help="DDP workers of a fold job")
+    add("--cpus-per-worker", metavar="N", type=positive_integer, default=1, help="CPUs of each worker")
+    add("--gpus-per-worker", metavar="N", type=float, default=0.0, help="GPUs of each worker")
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))

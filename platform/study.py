@@ -1,0 +1,282 @@
+"""The search: proposes trials, runs their fold jobs, fills the ledger, and refits the winner.
+
+Takes settings; gives the study's result.  Whatever ends the process, the same settings go on where it stopped.
+"""
+
+import functools
+import logging
+import math
+import statistics
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import search_spaces
+from datasets.errors import BadInput
+from platform.baseline_jobs import score_baselines
+from datasets.cluster import num_cpus, run_tasks
+from platform.fold_jobs import FoldJobs, StudySteps, run_fold_jobs
+from platform.folds import Fold, leave_one_subject_out
+from platform.ledger import BaselineFolds, FoldRecord, Ledger, LedgerTrial, best_trial, mean, open_ledger
+from platform.loop import Epochs
+from platform.models import ARCHITECTURES
+from platform.products import DataSettings, StudyData
+from platform.racing import RacingSettings
+from platform.samplers import propose, space_digest
+from platform.tracking import Tracker, TrackingSettings
+from platform.training import Job, Workers, job_seed, open_data, refit
+from platform.provenance import code_version
+from platform.windows import eeg_batch, window_index
+
+logger = logging.getLogger(__name__)
+
+PROTOCOL_VERSION = 1
+MAX_JOB_FAILURES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySettings:
+    """Everything that a search is told.
+
+    Attributes:
+        name: the study's name in its storage and in MLflow.
+        architecture: a key of ``ARCHITECTURES``.
+        data: which shards, and how they are read.
+        storage_url: the ledger's storage.
+        tracking: where MLflow is.
+        workers: what one fold job runs on.
+        num_trials, racing, commit_lag: how many trials, and how they race.
+        sampler: a key of ``SAMPLERS``.
+        seed: of folds, trials and jobs.
+        epochs: how long a job may train.
+        concurrency: fold jobs at once, at the most; None for as many as the cluster holds.
+        time_budget_s: seconds after which no job starts; infinite for none.
+    """
+
+    name: str
+    architecture: str
+    data: DataSettings
+    storage_url: str
+    tracking: TrackingSettings
+    workers: Workers = Workers()
+    num_trials: int
+    racing: str = "halving"
+    commit_lag: int = 4
+    sampler: str = "tpe"
+    seed: int = 0
+    epochs: Epochs = Epochs()
+    concurrency: int | None = None
+    time_budget_s: float = math.inf
+
+    def __post_init__(self) -> None:
+        if self.architecture not in ARCHITECTURES:
+            raise BadInput(f"the architecture must be one of {', '.join(ARCHITECTURES)}, but got {self.architecture}")
+
+    def terms(self, data_digest: str) -> dict[str, Any]:
+        """Return what every score of the study depends on."""
+        return {
+            "protocol": PROTOCOL_VERSION,
+            "architecture": self.architecture,
+            "data": data_digest,
+            "pairing": self.data.pairing,
+            "rate_hz": self.data.rate_hz,
+            "space": space_digest(self.suggest),
+            "sampler": self.sampler,
+            "racing": self.racing,
+            "commit_lag": self.commit_lag,
+            "seed": self.seed,
+            "max_epochs": self.epochs.maximum,
+            "patience": self.epochs.patience,
+        }
+
+    @property
+    def suggest(self) -> Any:  # noqa: ANN401 - a partial
+        """The architecture's search space."""
+        return functools.partial(search_spaces.suggest, self.architecture)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyResult:
+    """What a search found; scores are keyed by fold.
+
+    Attributes:
+        name: the study's name.
+        num_subjects: subjects in the data, so folds of the study.
+        trials: every trial.
+        winner: the trial with the highest mean validation score over all folds; None where no trial has them all.
+        test: the winner's test scores, opened now that the search is over.
+        baselines: every baseline's scores.
+        pairing: how EEG was paired with BOLD.
+        is_tracked: whether MLflow holds everything.
+    """
+
+    name: str
+    num_subjects: int
+    trials: Sequence[LedgerTrial]
+    winner: LedgerTrial | None
+    test: Mapping[int, float]
+    baselines: Mapping[str, BaselineFolds]
+    pairing: str
+    is_tracked: bool
+
+
+def search(settings: StudySettings) -> StudyResult:
+    """Run a study to its end, or on from where it stopped, and return its result."""
+    data = StudyData(settings.data)
+    folds = leave_one_subject_out(data.manifest.subjects, settings.seed)
+    ledger = open_ledger(settings.storage_url, settings.name, settings.terms(data.manifest.digest))
+    if ledger.noted("uid") is None:
+        ledger.note("uid", uuid.uuid4().hex)
+    tracker = Tracker(settings.tracking, ledger, _tags(settings, data))
+    status = "KILLED"
+    try:
+        tracker.send_missing(ledger.trials)
+        _decode_shards(settings, data)
+        _score_baselines(settings, folds, ledger)
+        _run_trials(settings, folds, ledger, tracker)
+        ledger.close()
+        _track_winner(settings, data, ledger, tracker)
+        status = "FINISHED"
+    finally:
+        is_tracked = tracker.finish(status)
+    return _result(settings, data, ledger, is_tracked=is_tracked)
+
+
+def _decode_shards(settings: StudySettings, data: StudyData) -> None:
+    """Fill the cache, each shard's bytes checked against the manifest before the first job reads them."""
+    subjects = data.manifest.subjects
+    for number, _ in enumerate(run_tasks(_decode_subject, [(settings.data, subject) for subject in subjects]), start=1):
+        logger.info("decoded %d of %d subjects into %s", number, len(subjects), settings.data.cache_folder)
+
+
+def _decode_subject(data: DataSettings, subject: str) -> None:
+    StudyData(data).runs(subject)
+
+
+def _score_baselines(settings: StudySettings, folds: Sequence[Fold], ledger: Ledger) -> None:
+    """Score the baselines of every fold that the ledger has none of yet."""
+    scored = ledger.baseline_folds()
+    missing = [fold for fold in folds if fold.number not in scored]
+    for fold, scores in run_tasks(score_baselines, [(settings.data, fold) for fold in missing]):
+        ledger.commit_baselines(fold, {name: (score.validation, score.test) for name, score in scores.items()})
+        shown = "  ".join(f"{name} {score.validation:+.3f}" for name, score in scores.items())
+        logger.info("baselines of fold %d (%d of %d): %s", fold, len(ledger.baseline_folds()), len(folds), shown)
+
+
+def _run_trials(settings: StudySettings, folds: Sequence[Fold], ledger: Ledger, tracker: Tracker) -> None:
+    """Run fold jobs until every trial is settled or the time is over.
+
+    Raises:
+        KeyboardInterrupt: where the jobs were interrupted.
+    """
+    racing = RacingSettings(
+        num_trials=max(settings.num_trials, len(ledger.trials)),
+        num_folds=len(folds),
+        racing=settings.racing,
+        commit_lag=settings.commit_lag,
+    )
+    jobs = FoldJobs(
+        ledger=ledger,
+        racing=racing,
+        steps=StudySteps(
+            propose=lambda number, told_up_to: propose(
+                ledger.history(told_up_to), settings.sampler, settings.suggest, settings.seed, number
+            ),
+            job=lambda trial, fold: _job(settings, trial, folds[fold]),
+        ),
+        deadline=time.monotonic() + settings.time_budget_s,
+        on_record=functools.partial(_log_record, ledger),
+        on_told=tracker.send_trial,
+    )
+    if not jobs.is_done():
+        run_fold_jobs(jobs, settings.workers, _concurrency(settings), MAX_JOB_FAILURES)
+    jobs.tell_settled(len(ledger.trials))
+    if jobs.is_done():
+        return
+    if time.monotonic() < jobs.deadline:
+        raise KeyboardInterrupt  # Ray Tune ends quietly on Ctrl-C
+    logger.info("the time budget is used up; the same command goes on with the trials that are not settled yet")
+
+
+def _job(settings: StudySettings, trial: LedgerTrial, fold: Fold) -> Job:
+    return Job(
+        data=settings.data,
+        architecture=settings.architecture,
+        configuration=trial.configuration,
+        epochs=settings.epochs,
+        seed=job_seed(settings.seed, trial.number, fold.number),
+        trial=trial.number,
+        fold=fold,
+    )
+
+
+def _concurrency(settings: StudySettings) -> int:
+    """Return how many jobs may run at once so that every worker group fits into the cluster."""
+    workers = settings.workers
+    fitting = num_cpus() // (workers.count * workers.cpus)
+    if fitting < 1:
+        raise BadInput(
+            f"a fold job needs {workers.count} workers with {workers.cpus} CPUs each, but the cluster has {num_cpus()} "
+            "CPUs; lower --workers-per-trial or --cpus-per-worker"
+        )
+    return min(fitting, settings.concurrency or fitting)
+
+
+def _log_record(ledger: Ledger, trial: LedgerTrial, record: FoldRecord) -> None:
+    num_records = sum(len(each.records) for each in ledger.trials)
+    found = f"failed: {record.stop_reason}" if record.score is None else f"validation r {record.score:+.4f}"
+    logger.info(
+        "fold job %d: trial %d fold %d: %s (%d epochs, %.0f s); trial's mean over %d folds %+.4f",
+        num_records, trial.number, record.fold, found, record.num_epochs, record.seconds,
+        len(trial.scores), mean(trial.scores),
+    )  # fmt: skip
+
+
+def _track_winner(settings: StudySettings, data: StudyData, ledger: Ledger, tracker: Tracker) -> None:
+    """Refit the winner on all subjects and send it; nothing to do where this very winner was sent before."""
+    winner = best_trial(ledger.trials)
+    if winner is None or ledger.noted("refit") == winner.number:
+        return
+    epochs = round(statistics.median(record.best_epochs for record in winner.records.values()))
+    logger.info("refitting trial %d on all %d subjects for %d epochs", winner.number, len(data.manifest.subjects), epochs)
+    job = Job(
+        data=settings.data,
+        architecture=settings.architecture,
+        configuration=winner.configuration,
+        epochs=Epochs(maximum=epochs, patience=epochs),
+        seed=job_seed(settings.seed, winner.number, len(data.manifest.subjects)),
+        trial=winner.number,
+        subjects=data.manifest.subjects,
+    )
+    model = refit(job, settings.workers)
+    tracker.send_winner(winner, model, _example(settings, data), ledger.baselines(), ledger.test_scores(winner.number))
+    ledger.note("refit", winner.number)
+
+
+def _example(settings: StudySettings, data: StudyData) -> NDArray[np.float32]:
+    run = open_data(settings.data).runs(data.manifest.subjects[0])[0]
+    return eeg_batch([run], window_index([run])[:2]).numpy()
+
+
+def _tags(settings: StudySettings, data: StudyData) -> dict[str, str]:
+    terms = settings.terms(data.manifest.digest)
+    return {**{name: str(value) for name, value in terms.items()}, "code_version": code_version()}
+
+
+def _result(settings: StudySettings, data: StudyData, ledger: Ledger, *, is_tracked: bool) -> StudyResult:
+    winner = best_trial(ledger.trials)
+    return StudyResult(
+        name=settings.name,
+        num_subjects=len(data.manifest.subjects),
+        trials=ledger.trials,
+        winner=winner,
+        test=ledger.test_scores(winner.number) if winner else {},
+        baselines=ledger.baselines(),
+        pairing=settings.data.pairing,
+        is_tracked=is_tracked,
+    )

@@ -1,0 +1,277 @@
+"""MLflow: the study as a run, its trials as child runs, the winner as a model.  The only module that knows MLflow.
+
+Takes what the ledger holds; gives runs that can be browsed.  The ledger is the truth: where MLflow is down the search
+goes on, and what is missing is sent from the ledger later, once.  All calls are made in one background thread.
+"""
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import mlflow
+import numpy as np
+import requests
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+from numpy.typing import NDArray
+from sqlalchemy.exc import SQLAlchemyError
+from torch import nn
+
+from datasets.errors import BadInput
+from datasets.storage import without_secrets
+from platform.figures import trace_figure
+from platform.ledger import BaselineFolds, Ledger, LedgerTrial, mean
+
+logger = logging.getLogger(__name__)
+
+STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "RUNNING": "RUNNING"}
+OBJECTIVE = "validation_temporal_r_responsive"
+TEST = "test_temporal_r_responsive"
+_STUDY, _TRIAL, _STATE = "eeg2fmri.study", "eeg2fmri.trial", "eeg2fmri.state"
+_DOWN = (MlflowException, requests.RequestException, SQLAlchemyError, OSError)
+_QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingSettings:
+    """Where MLflow is, and under which name studies stand there."""
+
+    uri: str
+    experiment: str = "eeg2fmri"
+    artifacts: str | None = None
+    """Where artifacts go when the tracking store is a database; a server decides for itself."""
+
+
+class Tracker:
+    """Sends one study to MLflow, in the background and in order."""
+
+    def __init__(self, settings: TrackingSettings, ledger: Ledger, tags: Mapping[str, str]) -> None:
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)
+        self._settings = settings
+        self._ledger = ledger
+        self._tags = {_STUDY: ledger.noted("uid"), **tags}
+        self._client = MlflowClient(tracking_uri=settings.uri)
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlflow")
+        self._parent: str | None = None
+        self._sent: dict[int, str] = {}
+        self._is_down = False
+
+    def send_trial(self, trial: LedgerTrial) -> None:
+        """Send a trial that has ended; returns at once."""
+        self._submit(lambda: self._send_trial(trial))
+
+    def send_missing(self, trials: Sequence[LedgerTrial]) -> None:
+        """Send every ended trial that MLflow does not hold in this state yet; returns at once."""
+        for trial in trials:
+            if trial.state != "RUNNING":
+                self.send_trial(trial)
+
+    def send_winner(
+        self,
+        winner: LedgerTrial,
+        model: nn.Module,
+        example_BCS: NDArray[np.float32],
+        baselines: Mapping[str, BaselineFolds],
+        test_scores: Mapping[int, float],
+    ) -> None:
+        """Send the winner of a closed study: its scores beside the baselines', its model and its figure."""
+
+        def send() -> None:
+            parent = self._parent_run()
+            self._log_metrics(parent, _comparison(winner, baselines, test_scores))
+            self._client.log_table(parent, _comparison_table(winner, baselines, test_scores), "comparison.json")
+            self._client.log_batch(parent, params=[*_params(winner.configuration), Param("winner", str(winner.number))])
+            trace = winner.records[min(winner.records)].trace
+            with trace_figure(trace) as figure:
+                self._client.log_figure(parent, figure, "target_and_prediction.png")
+            with _fluent(self._settings.uri, parent):
+                _log_model(model, example_BCS)
+            self._client.set_tag(parent, "mlflow.note.content", _note(winner, baselines, test_scores))
+
+        self._submit(send)
+
+    def finish(self, status: str) -> bool:
+        """Wait until everything is sent, end the study's run with a status, and tell whether all of it arrived."""
+        self._submit(lambda: self._client.set_terminated(self._parent_run(), status))
+        self._pool.shutdown(wait=True)
+        return not self._is_down
+
+    @property
+    def parent(self) -> str | None:
+        """The id of the study's run, once it is known."""
+        return self._parent
+
+    def _submit(self, send: Callable[[], None]) -> "Future[None]":
+        return self._pool.submit(self._unless_down, send)
+
+    def _unless_down(self, send: Callable[[], None]) -> None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # MLflow's own; this thread has no user to warn
+                send()
+        except _DOWN as error:
+            if not self._is_down:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                logger.warning("MLflow cannot be reached (%s); the search goes on, the ledger keeps all", reason)
+            self._is_down = True
+
+    def _send_trial(self, trial: LedgerTrial) -> None:
+        parent = self._parent_run()
+        if self._sent.get(trial.number) == trial.state:
+            return
+        tags = {
+            **self._tags,
+            _TRIAL: str(trial.number),
+            "mlflow.parentRunId": parent,
+            "stop_reason": trial.failure or trial.state.lower(),
+        }
+        run_id = self._run_with(f"trial-{trial.number:04d}", tags, {_TRIAL: str(trial.number)})
+        self._client.log_batch(run_id, params=_params(trial.configuration))
+        scores = trial.scores
+        if scores:
+            mean = sum(scores.values()) / len(scores)
+            points = [(OBJECTIVE, score, fold) for fold, score in scores.items()]
+            self._log_metrics(run_id, [*points, (f"mean_{OBJECTIVE}", mean, 0), ("num_folds", len(scores), 0)])
+            self._client.log_table(run_id, _fold_table(trial), "folds.json")
+        self._client.set_tag(run_id, _STATE, trial.state)
+        self._client.set_terminated(run_id, STATUS[trial.state])
+        self._sent[trial.number] = trial.state
+
+    def _parent_run(self) -> str:
+        if self._parent is None:
+            self._parent = self._run_with(self._ledger.name, {**self._tags, _TRIAL: "study"}, {_TRIAL: "study"})
+            self._sent = self._states_sent()
+        return self._parent
+
+    def _run_with(self, name: str, tags: Mapping[str, str], key: Mapping[str, str]) -> str:
+        """Return the run that has this study's key, making it only where there is none: a resend never doubles it."""
+        experiment = self._experiment()
+        wanted = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in {_STUDY: self._tags[_STUDY], **key}.items())
+        found = self._client.search_runs([experiment], wanted, max_results=1)
+        if found:
+            return str(found[0].info.run_id)
+        return str(self._client.create_run(experiment, run_name=name, tags=dict(tags)).info.run_id)
+
+    def _states_sent(self) -> dict[int, str]:
+        wanted = f"tags.`{_STUDY}` = '{self._tags[_STUDY]}'"
+        sent: dict[int, str] = {}
+        token = None
+        while True:
+            page = self._client.search_runs([self._experiment()], wanted, max_results=1000, page_token=token)
+            for run in page:
+                if _STATE in run.data.tags:
+                    sent[int(run.data.tags[_TRIAL])] = run.data.tags[_STATE]
+            token = page.token
+            if not token:
+                return sent
+
+    def _experiment(self) -> str:
+        found = self._client.get_experiment_by_name(self._settings.experiment)
+        if found is not None:
+            return str(found.experiment_id)
+        tags = {"mlflow.experiment.primaryMetric.name": f"mean_{OBJECTIVE}",
+                "mlflow.experiment.primaryMetric.greaterIsBetter": "True"}
+        return str(self._client.create_experiment(self._settings.experiment, self._settings.artifacts, tags))
+
+    def _log_metrics(self, run_id: str, points: Sequence[tuple[str, float, int]]) -> None:
+        metrics = [Metric(key, float(value), 0, step) for key, value, step in points]
+        for at in range(0, len(metrics), 1000):
+            self._client.log_batch(run_id, metrics=metrics[at : at + 1000])
+
+
+def check_tracking(settings: TrackingSettings) -> None:
+    """Refuse a tracking URI that MLflow does not know; one that is merely down is no reason not to search."""
+    known = ("sqlite:", "postgresql", "mysql", "http:", "https:")
+    if not settings.uri.startswith(known):
+        raise BadInput(
+            f"--tracking must be a database or server (one of {', '.join(known)}...), but got "
+            f"{without_secrets(settings.uri)}; for example sqlite:////absolute/path/mlflow.db"
+        )
+
+
+@contextmanager
+def _fluent(uri: str, run_id: str) -> Iterator[None]:
+    mlflow.set_tracking_uri(uri)
+    with mlflow.start_run(run_id=run_id):
+        yield
+
+
+def _log_model(model: nn.Module, example_BCS: NDArray[np.float32]) -> None:
+    model = model.eval()
+    with torch.inference_mode():
+        volumes_BV = model(torch.from_numpy(example_BCS)).numpy()
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *example_BCS.shape[1:]), "eeg")]),
+        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *volumes_BV.shape[1:]), "bold")]),
+    )
+    mlflow.pytorch.log_model(
+        model,
+        name="model",
+        signature=signature,
+        pip_requirements=["torch"],
+        serialization_format="pt2",
+        input_example=example_BCS,
+    )
+
+
+def _comparison(
+    winner: LedgerTrial, baselines: Mapping[str, BaselineFolds], test_scores: Mapping[int, float]
+) -> list[tuple[str, float, int]]:
+    of_winner = [(f"mean_{OBJECTIVE}", mean(winner.scores), 0), (f"mean_{TEST}", mean(test_scores), 0)]
+    of_baselines = [
+        point
+        for name, scores in baselines.items()
+        for point in (
+            (f"baseline_{name}_mean_{OBJECTIVE}", mean(scores.validation), 0),
+            (f"baseline_{name}_mean_{TEST}", mean(scores.test), 0),
+        )
+    ]
+    return [*of_winner, *of_baselines, ("num_subjects", len(winner.scores), 0)]
+
+
+def _comparison_table(
+    winner: LedgerTrial, baselines: Mapping[str, BaselineFolds], test_scores: Mapping[int, float]
+) -> dict[str, list[Any]]:
+    table: dict[str, list[Any]] = {"fold": list(winner.scores)}
+    table["winner_validation"], table["winner_test"] = list(winner.scores.values()), list(test_scores.values())
+    for name, scores in baselines.items():
+        table[f"{name}_validation"] = [scores.validation[fold] for fold in winner.scores]
+        table[f"{name}_test"] = [scores.test[fold] for fold in winner.scores]
+    return table
+
+
+def _note(winner: LedgerTrial, baselines: Mapping[str, BaselineFolds], test_scores: Mapping[int, float]) -> str:
+    lines = [
+        f"Trial {winner.number}: validation r {mean(winner.scores):+.4f}, test r {mean(test_scores):+.4f} "
+        f"over {len(winner.scores)} subjects. Chosen as the best of a search: expect less on new subjects.",
+        "",
+        "| baseline | validation r | test r |",
+        "|---|---|---|",
+        *(
+            f"| {name} | {mean(scores.validation):+.4f} | {mean(scores.test):+.4f} |"
+            for name, scores in baselines.items()
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def _params(configuration: Mapping[str, Any]) -> list[Param]:
+    return [Param(key, str(value)) for key, value in sorted(configuration.items())]
+
+
+def _fold_table(trial: LedgerTrial) -> dict[str, list[Any]]:
+    records = [trial.records[fold] for fold in trial.scores]
+    columns = ("fold", "score", "best_epochs", "num_epochs", "seconds", "seed", "stop_reason")
+    return {column: [getattr(record, column) for record in records] for column in columns}
+
+

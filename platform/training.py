@@ -1,0 +1,291 @@
+"""One fold job: a configuration trained on a fold, in this process or as a Ray Train DDP run.
+
+Takes a job, which names its data and its fold; gives the ledger's record of it.  The winner's refit on all subjects
+is the same training without scores, and always a Ray Train run.
+"""
+
+import dataclasses
+import functools
+import io
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from ray import train as ray_train
+from ray.train.torch import TorchTrainer, get_device, prepare_model
+from torch import Tensor, nn
+
+from platform.folds import Fold
+from platform.ledger import FoldRecord
+from platform.loop import (
+    Epochs,
+    History,
+    TrainingConfig,
+    TrainingDiverged,
+    TrainingSet,
+    Worker,
+    predict,
+    train,
+    without_wrapper,
+)
+from platform.metrics import high_passed, temporal_r
+from platform.models import ARCHITECTURES, Volumes
+from platform.products import DataSettings, StudyData, TrainingProducts, rank_limited
+from platform.selection import cross_selected
+from platform.windows import WINDOW_VOLUMES, CachedRun
+
+WEIGHTS_FILE = "weights.pt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One training: a configuration on the training subjects of a fold, or, with no fold, on the subjects given.
+
+    Attributes:
+        data: which data, and how it is read.
+        architecture, configuration: what is trained; the configuration is flat.
+        epochs: how long.
+        seed: of the weights, the order of batches and dropout.
+        trial: the trial's number.
+        fold: the fold to train and score on; None for a refit.
+        subjects: the subjects of a refit.
+    """
+
+    data: DataSettings
+    architecture: str
+    configuration: Mapping[str, Any]
+    epochs: Epochs
+    seed: int
+    trial: int
+    fold: Fold | None = None
+    subjects: tuple[str, ...] = ()
+
+    @property
+    def training_subjects(self) -> tuple[str, ...]:
+        """Who is trained on."""
+        return self.fold.training if self.fold else tuple(sorted(self.subjects))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Where a job runs: how many processes, and what each may use."""
+
+    count: int = 1
+    cpus: int = 1
+    gpus: float = 0.0
+    storage: str = ""
+
+
+def job_seed(study_seed: int, trial: int, fold: int) -> int:
+    """Return the seed of one fold job: the same for the same study, trial and fold, different for all others."""
+    return int(np.random.SeedSequence([study_seed, trial, fold]).generate_state(1)[0])
+
+
+def split_configuration(architecture: str, configuration: Mapping[str, Any]) -> tuple[Any, TrainingConfig]:
+    """Return a flat configuration as the model's and training's own; ValueError where it has a key of neither."""
+    model_class = ARCHITECTURES[architecture].config
+    names = [{field.name for field in dataclasses.fields(which)} for which in (model_class, TrainingConfig)]
+    unknown = set(configuration) - names[0] - names[1]
+    if unknown:
+        raise ValueError(f"the {architecture} has no {sorted(unknown)}; it has {sorted(names[0] | names[1])}")
+    model, training = ({key: configuration[key] for key in configuration if key in known} for known in names)
+    return model_class(**model), TrainingConfig(**training)
+
+
+def run_fold_job(job: Job, workers: Workers) -> FoldRecord:
+    """Train and score a fold job and return its record; a configuration that diverges gives a record without score."""
+    if job.fold is None:
+        raise ValueError("a fold job needs a fold")
+    start = time.monotonic()
+    try:
+        here = Worker(device="cuda" if workers.gpus else "cpu")
+        record = _run_here(job, here) if workers.count == 1 else _run_on_workers(job, workers)
+    except TrainingDiverged as error:
+        record = FoldRecord(trial=job.trial, fold=job.fold.number, score=None, seed=job.seed, stop_reason=str(error))
+    return dataclasses.replace(record, seconds=round(time.monotonic() - start, 2))
+
+
+def refit(job: Job, workers: Workers) -> Volumes:
+    """Train the winner on all subjects as a Ray Train run and return the model, whose output is voxels."""
+    _, state = _fit_with_ray_train(job, workers)
+    data = open_data(job.data)
+    model, basis_KV = build_model(job, data, _products(job, data))
+    model.load_state_dict(state)
+    return Volumes(model, basis_KV)
+
+
+@functools.lru_cache(maxsize=1)
+def open_data(settings: DataSettings) -> StudyData:
+    """Open a study's data once in this process: an actor that is reused for many jobs keeps it."""
+    return StudyData(settings)
+
+
+def build_model(job: Job, data: StudyData, products: TrainingProducts) -> tuple[nn.Module, Tensor | None]:
+    """Return the job's model with fresh weights, and the basis of its output, (K, V), where it has one."""
+    model_config, training_config = split_configuration(job.architecture, job.configuration)
+    shape = data.model_shape(products.patterns_KV if training_config.output_rank else None)
+    torch.manual_seed(job.seed)
+    return ARCHITECTURES[job.architecture].build(model_config, shape), shape.basis
+
+
+class FoldEvaluator:
+    """Scores a model on a fold's two validation subjects and its test subject, over the voxels that weigh."""
+
+    def __init__(self, data: StudyData, fold: Fold, products: TrainingProducts, *, has_basis: bool) -> None:
+        self._voxels = np.flatnonzero(products.weights_V)
+        self._weights = products.weights_V[self._voxels]
+        self._basis = torch.from_numpy(products.patterns_KV[:, self._voxels]) if has_basis else None
+        self._layout = data.manifest.layout
+        self._subjects: list[tuple[Sequence[CachedRun], list[NDArray[np.float32]]]] = []
+        for subject in (*fold.validation, fold.test):
+            runs = data.runs(subject)
+            targets = [data.high_passed(run.targets_TV[:, self._voxels].astype(np.float32)) for run in runs]
+            self._subjects.append((runs, targets))
+        self.traces: list[NDArray[np.float32]] = []
+
+    def __call__(self, model: nn.Module) -> tuple[float, ...]:
+        """Return the scores of the first and second validation subject and of the test subject."""
+        scores = []
+        bare = without_wrapper(model)
+        for number, (runs, targets) in enumerate(self._subjects):
+            predictions = [self._voxel_series(predict(bare, run)) for run in runs]
+            scores.append(temporal_r(predictions, targets, self._weights, self._layout.repetition_time_s))
+            if number == 0:
+                self.traces.append(self._weighted_mean(high_passed(predictions[0], self._layout.repetition_time_s)))
+        return tuple(scores)
+
+    def trace(self, epoch: int) -> dict[str, Any]:
+        """Return the first validation subject's target and prediction over its first run, after the given epoch."""
+        runs, targets = self._subjects[0]
+        run = runs[0]
+        layout = self._layout
+        return {
+            "recording": f"{run.subject}_task-{run.task}_run-{run.run}",
+            "first_s": WINDOW_VOLUMES * layout.repetition_time_s + layout.reference_time_s,
+            "step_s": layout.repetition_time_s,
+            "target": _rounded(self._weighted_mean(targets[0])),
+            "prediction": _rounded(self.traces[epoch]),
+        }
+
+    def _voxel_series(self, predicted_TK: Tensor) -> NDArray[np.float32]:
+        voxels_TV = predicted_TK[:, self._voxels] if self._basis is None else predicted_TK @ self._basis
+        return np.asarray(voxels_TV.numpy())
+
+    def _weighted_mean(self, series_TV: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(series_TV @ self._weights / self._weights.sum())
+
+
+def _run_here(job: Job, worker: Worker) -> FoldRecord:
+    fold = job.fold
+    assert fold is not None  # noqa: S101 - run_fold_job has checked it
+    data = open_data(job.data)
+    products = _products(job, data)
+    evaluator = FoldEvaluator(data, fold, products, has_basis=bool(_training_config(job).output_rank))
+    history, _ = _train(job, data, products, worker, evaluator)
+    if worker.rank:  # only the first worker scores
+        return FoldRecord(trial=job.trial, fold=fold.number, score=None)
+    first, second, test = (list(scores) for scores in zip(*history.scores, strict=True))
+    selection = cross_selected(first, second)
+    return FoldRecord(
+        trial=job.trial,
+        fold=fold.number,
+        score=selection.score,
+        test_score=test[selection.chosen],
+        best_epochs=selection.chosen + 1,
+        num_epochs=len(history.loss),
+        seed=job.seed,
+        stop_reason=history.stop_reason,
+        loss=tuple(history.loss),
+        validation=(tuple(first), tuple(second)),
+        trace=evaluator.trace(selection.chosen),
+    )
+
+
+def _train(
+    job: Job, data: StudyData, products: TrainingProducts, worker: Worker, evaluator: FoldEvaluator | None
+) -> tuple[History, nn.Module]:
+    config = _training_config(job)
+    model, basis = build_model(job, data, products)
+    model = model.to(worker.device)
+    if worker.world_size > 1:
+        model = prepare_model(model)
+        torch.manual_seed(job.seed + worker.rank)  # dropout differs between workers
+    coefficients = torch.from_numpy(products.coefficients_NK) if basis is not None else None
+    training = TrainingSet(runs=data.runs_of(job.training_subjects), coefficients_NK=coefficients)
+    history = train(model, training, config, job.epochs, job.seed, worker=worker, evaluate=evaluator)
+    return history, model
+
+
+def _products(job: Job, data: StudyData) -> TrainingProducts:
+    return rank_limited(data.training_products(job.training_subjects), _training_config(job).output_rank)
+
+
+def _training_config(job: Job) -> TrainingConfig:
+    return split_configuration(job.architecture, job.configuration)[1]
+
+
+def _run_on_workers(job: Job, workers: Workers) -> FoldRecord:
+    outcome, _ = _fit_with_ray_train(job, workers)
+    if "diverged" in outcome:
+        raise TrainingDiverged(outcome["diverged"])
+    return FoldRecord(**outcome)
+
+
+def _fit_with_ray_train(job: Job, workers: Workers) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Run a job on a group of workers; return what the first one reports, and the weights where it is a refit."""
+    resources = {"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})}
+    name = f"trial-{job.trial:04d}-{'refit' if job.fold is None else f'fold-{job.fold.number:04d}'}-{time.time_ns()}"
+    trainer = TorchTrainer(
+        _train_worker,
+        train_loop_config={"job": job},
+        scaling_config=ray_train.ScalingConfig(
+            num_workers=workers.count, use_gpu=bool(workers.gpus), resources_per_worker=resources
+        ),
+        run_config=ray_train.RunConfig(name=name, storage_path=workers.storage),
+    )
+    result = trainer.fit()
+    metrics = result.metrics or {}
+    outcome = json.loads(metrics["outcome"])
+    if result.checkpoint is None:
+        return outcome, {}
+    with result.checkpoint.as_directory() as folder:
+        state = torch.load(io.BytesIO((Path(folder) / WEIGHTS_FILE).read_bytes()), weights_only=True)
+    return outcome, state
+
+
+def _train_worker(config: dict[str, Any]) -> None:
+    """Be one worker of a Ray Train run."""
+    job: Job = config["job"]
+    context = ray_train.get_context()
+    worker = Worker(rank=context.get_world_rank(), world_size=context.get_world_size(), device=str(get_device()))
+    if job.fold is None:
+        _refit_worker(job, worker)
+        return
+    try:
+        outcome = dataclasses.asdict(_run_here(job, worker))
+    except TrainingDiverged as error:
+        outcome = {"diverged": str(error)}
+    ray_train.report({"outcome": json.dumps(outcome)})
+
+
+def _refit_worker(job: Job, worker: Worker) -> None:
+    data = open_data(job.data)
+    history, model = _train(job, data, _products(job, data), worker, evaluator=None)
+    metrics = {"outcome": json.dumps({"loss": history.loss})}
+    if worker.rank:
+        ray_train.report(metrics)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(without_wrapper(model).state_dict(), Path(folder) / WEIGHTS_FILE)
+        ray_train.report(metrics, checkpoint=ray_train.Checkpoint.from_directory(folder))
+
+
+def _rounded(series_T: NDArray[np.float32]) -> list[float]:
+    return [round(float(value), 4) for value in series_T]
