@@ -41,11 +41,14 @@ def connected(address: str, cpus: int | None) -> Iterator[None]:
             runtime_env={"env_vars": environment if is_local else dict(ENVIRONMENT)},
             log_to_driver=False,
             logging_level=logging.ERROR,
-            **({"num_cpus": cpus, "include_dashboard": False} if is_local else {}),
+            num_cpus=cpus if is_local else None,
+            include_dashboard=False if is_local else None,
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [""])[0]
-        raise BadInput(f"cannot connect to Ray at {address}: {reason}; start one, or give --ray-address local") from error
+        raise BadInput(
+            f"cannot connect to Ray at {address}: {reason}; start one, or give --ray-address local"
+        ) from error
     try:
         yield
     finally:

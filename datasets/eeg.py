@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from mne.filter import create_filter, filter_data, notch_filter  # type: ignore[import-untyped]
+from mne.filter import create_filter, filter_data, notch_filter
 from numpy.typing import NDArray
 
 from datasets.errors import BadInput

@@ -148,7 +148,9 @@ def read_subject_record(storage: Storage, subject: str) -> SubjectRecord | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise BadInput(f"{record_name(subject)} at {storage.uri} is not JSON; delete it to prepare {subject} again") from error
+        raise BadInput(
+            f"{record_name(subject)} at {storage.uri} is not JSON; delete it to prepare {subject} again"
+        ) from error
     return SubjectRecord(
         **{
             **fields,
@@ -204,9 +206,7 @@ def layout() -> Layout:
     )
 
 
-def _readable_runs(
-    recordings: Sequence[Recording], settings: PreparationSettings
-) -> tuple[list[_Run], list[Skipped]]:
+def _readable_runs(recordings: Sequence[Recording], settings: PreparationSettings) -> tuple[list[_Run], list[Skipped]]:
     runs, skipped = [], []
     for recording in recordings:
         try:
@@ -283,20 +283,24 @@ def _confounds_table(run: _Run, bold: BoldSeries) -> pa.Table:
     """Return what else may drive both sides, one row per volume: the ECG's power and BOLD's global signal."""
     rows = len(bold.z)
     ecg_RS = run.ecg.reshape(rows, -1).astype(np.float64)
-    return pa.table({
-        "volume": np.arange(rows, dtype=np.int32),
-        "ecg_power": np.log(ecg_RS.var(axis=1) + 1.0),
-        "global_signal": bold.z[:, bold.coverage].mean(axis=1, dtype=np.float64),
-    })
+    return pa.table(
+        {
+            "volume": np.arange(rows, dtype=np.int32),
+            "ecg_power": np.log(ecg_RS.var(axis=1) + 1.0),
+            "global_signal": bold.z[:, bold.coverage].mean(axis=1, dtype=np.float64),
+        }
+    )
 
 
 def _write_maps(storage: Storage, subject: str, series: Sequence[BoldSeries]) -> FileEntry:
     """Write the subject's mean and standard deviation over runs, and where every run covers the mask."""
-    table = pa.table({
-        "mean": np.mean([run.mean for run in series], axis=0),
-        "standard_deviation": np.sqrt(np.mean([run.standard_deviation**2 for run in series], axis=0)),
-        "coverage": np.all([run.coverage for run in series], axis=0),
-    })
+    table = pa.table(
+        {
+            "mean": np.mean([run.mean for run in series], axis=0),
+            "standard_deviation": np.sqrt(np.mean([run.standard_deviation**2 for run in series], axis=0)),
+            "coverage": np.all([run.coverage for run in series], axis=0),
+        }
+    )
     return write_table(storage, f"{subject}/{subject}_maps.parquet", table)
 
 
@@ -304,12 +308,14 @@ def _voxel_table() -> pa.Table:
     mask = tissue_mask()
     grey, white = tissue_probabilities()
     indices_V3, points_V3 = np.argwhere(mask), mask_points_mm(mask)
-    return pa.table({
-        **{axis: indices_V3[:, number].astype(np.int16) for number, axis in enumerate("ijk")},
-        **{f"{axis}_mm": points_V3[:, number].astype(np.float32) for number, axis in enumerate("xyz")},
-        "grey": grey[mask],
-        "white": white[mask],
-    })
+    return pa.table(
+        {
+            **{axis: indices_V3[:, number].astype(np.int16) for number, axis in enumerate("ijk")},
+            **{f"{axis}_mm": points_V3[:, number].astype(np.float32) for number, axis in enumerate("xyz")},
+            "grey": grey[mask],
+            "white": white[mask],
+        }
+    )
 
 
 def _mean_image(image: nibabel.Nifti1Image) -> nibabel.Nifti1Image:
@@ -323,9 +329,7 @@ def _t1(recording: Recording) -> nibabel.Nifti1Image | None:
 
 def _entry_of(record: SubjectRecord) -> FileEntry:
     content = _record_bytes(record)
-    return FileEntry(
-        name=record_name(record.subject), bytes=len(content), sha256=hashlib.sha256(content).hexdigest()
-    )
+    return FileEntry(name=record_name(record.subject), bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 def _record_bytes(record: SubjectRecord) -> bytes:

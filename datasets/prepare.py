@@ -57,21 +57,49 @@ def parse_arguments() -> argparse.Namespace:
     """Parse the command line and the environment."""
     parser = CommandParser(
         prog="python -m datasets.prepare",
-        description="Prepare recordings of simultaneous EEG and fMRI as shards; the same command goes on where it stopped.",
+        description="Prepare recordings of simultaneous EEG and fMRI as shards.\n"
+        "The same command goes on where it stopped.",
     )
     add = parser.add_option
     parser.add_argument("raw", type=Path, metavar="RAW", help="folder with ds000116's recordings, either layout")
     parser.add_argument("shards", metavar="SHARDS", help="local folder or s3:// URI that the shards go to")
     add("--eeg-root", type=Path, metavar="FOLDER", help="folder with the EEG, where RAW has only the fMRI")
     add("--exclude", nargs="*", default=[], metavar="SUBJECT", help="subjects to leave out, as sub-04")
-    add("--preset", choices=sorted(PRESETS), default="none", help="ds000116: also leaves out sub-04, which others could not read")
-    add("--registration", choices=sorted(METHODS), default=BoldSettings().registration, help="how subjects get to the grid")
+    add(
+        "--preset",
+        choices=sorted(PRESETS),
+        default="none",
+        help="ds000116: also leaves out sub-04, which others could not read",
+    )
+    add(
+        "--registration",
+        choices=sorted(METHODS),
+        default=BoldSettings().registration,
+        help="how subjects get to the grid",
+    )
     add("--fwhm", type=positive_number, default=BoldSettings().fwhm_mm, metavar="MM", help="smoothing, mm FWHM")
     add("--high-pass", type=positive_number, default=BoldSettings().high_pass_seconds, metavar="SECONDS",
         help="longest period that stays in BOLD, s")  # fmt: skip
-    add("--eeg-high-pass", type=positive_number, default=EegSettings().high_pass_hz, metavar="HZ", help="EEG high-pass, Hz")
-    add("--workers", type=positive_integer, default=2, metavar="N", help="subjects at once on this machine, about 1.5 GB each")
-    add("--ray-address", default=address_from_environment(), metavar="ADDRESS", help="local, auto or a cluster's address")
+    add(
+        "--eeg-high-pass",
+        type=positive_number,
+        default=EegSettings().high_pass_hz,
+        metavar="HZ",
+        help="EEG high-pass, Hz",
+    )
+    add(
+        "--workers",
+        type=positive_integer,
+        default=2,
+        metavar="N",
+        help="subjects at once on this machine, about 1.5 GB each",
+    )
+    add(
+        "--ray-address",
+        default=address_from_environment(),
+        metavar="ADDRESS",
+        help="local, auto or a cluster's address",
+    )
     add("--shared-disk", action="store_true", help="all nodes see the local paths given (NFS)")
     return parser.parse_args()
 
@@ -112,8 +140,8 @@ def is_prepared(storage: Storage, recordings: Sequence[Recording], settings: Pre
         )
     if record.inputs != input_sizes(recordings):
         raise BadInput(
-            f"{subject} at {storage.uri} was prepared from other files than RAW holds now (their names or sizes differ); "
-            "choose another folder for the shards"
+            f"{subject} at {storage.uri} was prepared from other files than RAW holds now "
+            "(their names or sizes differ); choose another folder for the shards"
         )
     return True
 
@@ -132,7 +160,8 @@ def refuse_leaving_out(storage: Storage, manifest: Manifest | None, subjects: Se
     forgotten = set(manifest.subjects) - {each[0].subject for each in subjects}
     if forgotten:
         raise BadInput(
-            f"{storage.uri} holds {', '.join(sorted(forgotten))}, which this preparation leaves out; choose another folder"
+            f"{storage.uri} holds {', '.join(sorted(forgotten))}, which this preparation leaves out; "
+            "choose another folder"
         )
 
 
@@ -156,7 +185,8 @@ def described(storage: Storage, manifest: Manifest, what: str) -> str:
     """Return what the shards hold, for a terminal."""
     size_mb = sum(shard.bytes for shard in manifest.shards) / 1e6
     lines = [
-        f"{what}: {len(manifest.shards)} shards of {len(manifest.subjects)} subjects, {size_mb:.0f} MB, at {storage.uri}",
+        f"{what}: {len(manifest.shards)} shards of {len(manifest.subjects)} subjects, {size_mb:.0f} MB",
+        f"at {storage.uri}",
         *(f"skipped {each.recording}: {each.reason}" for each in manifest.skipped),
         f"next: python -m platform.search transformer --shards {storage.uri}",
     ]

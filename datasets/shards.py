@@ -147,7 +147,11 @@ def shard_table(
         "eeg": _fixed_size_lists(eeg_RCS.reshape(rows, -1)),
         "bold": _fixed_size_lists(bold_RV),
     }
-    metadata = {"format": FORMAT, "schema_version": str(SCHEMA_VERSION), "layout": json.dumps(dataclasses.asdict(layout))}
+    metadata = {
+        "format": FORMAT,
+        "schema_version": str(SCHEMA_VERSION),
+        "layout": json.dumps(dataclasses.asdict(layout)),
+    }
     return pa.table(columns).replace_schema_metadata(metadata)
 
 
@@ -179,7 +183,9 @@ def read_file(storage: Storage, entry: FileEntry) -> bytes:
     try:
         content = storage.read(entry.name)
     except FileNotFoundError as error:
-        raise BadInput(f"{entry.name} is missing at {storage.uri}; prepare the shards again into a new folder") from error
+        raise BadInput(
+            f"{entry.name} is missing at {storage.uri}; prepare the shards again into a new folder"
+        ) from error
     if hashlib.sha256(content).hexdigest() != entry.sha256:
         raise BadInput(
             f"{entry.name} at {storage.uri} is not the file that the manifest names (its SHA-256 differs); "
@@ -231,7 +237,10 @@ def parse_manifest(content: bytes, uri: str) -> Manifest:
             f"{SCHEMA_VERSION}; prepare them again"
         )
     claimed = fields.pop("sha256", None)
-    if hashlib.sha256(_canonical(fields)).hexdigest() != claimed or _canonical({**fields, "sha256": claimed}) != content:
+    if (
+        hashlib.sha256(_canonical(fields)).hexdigest() != claimed
+        or _canonical({**fields, "sha256": claimed}) != content
+    ):
         raise BadInput(f"the manifest at {uri} was changed after it was written; prepare the shards again")
     return _manifest(fields)
 

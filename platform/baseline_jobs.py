@@ -16,9 +16,7 @@ def score_baselines(settings: DataSettings, fold: Fold) -> tuple[int, dict[str, 
     data = StudyData(settings)
     weights_V = data.training_products(fold.training).weights_V
     voxels = np.flatnonzero(weights_V)
-    runs = {
-        subject: _baseline_runs(data, subject, voxels) for subject in (*fold.training, *fold.validation, fold.test)
-    }
+    runs = {subject: _baseline_runs(data, subject, voxels) for subject in (*fold.training, *fold.validation, fold.test)}
     training = [run for subject in fold.training for run in runs[subject]]
     scored = [runs[subject] for subject in (*fold.validation, fold.test)]
     repetition_time_s = data.manifest.layout.repetition_time_s
@@ -30,7 +28,7 @@ def score_baselines(settings: DataSettings, fold: Fold) -> tuple[int, dict[str, 
 def _baseline_runs(data: StudyData, subject: str, voxels: NDArray[np.int64]) -> list[BaselineRun]:
     return [
         BaselineRun(
-            volumes_TV=data.high_passed(run.targets_TV[:, voxels].astype(np.float32)),
+            volumes_TV=data.high_passed(run.targets[:, voxels].astype(np.float32)),
             events_TP=data.high_passed(data.event_design(run)),
             features_TP=features_TP,
         )

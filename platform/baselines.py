@@ -104,7 +104,7 @@ def score_baseline(
     weights_V: Floats,
     repetition_time_s: float,
 ) -> BaselineScore:
-    """Fit a baseline on the training runs and score it on two validation subjects and the test subject, in that order."""
+    """Fit a baseline on the training runs and score it on two validation subjects, then the test subject."""
     predict = BASELINES[name](training)
     first, second, test = (_candidate_scores(predict, runs, weights_V, repetition_time_s) for runs in subjects)
     selection = cross_selected(first, second)
@@ -117,4 +117,3 @@ def _candidate_scores(
     candidates = zip(*(predict(run) for run in runs), strict=True)
     volumes = [run.volumes_TV for run in runs]
     return [temporal_r(list(candidate), volumes, weights_V, repetition_time_s) for candidate in candidates]
-

@@ -37,7 +37,9 @@ class EventProducts:
     power_V: NDArray[np.float32]
 
 
-def fir_design(events: Events, num_volumes: int, repetition_time_s: float, reference_time_s: float) -> NDArray[np.float32]:
+def fir_design(
+    events: Events, num_volumes: int, repetition_time_s: float, reference_time_s: float
+) -> NDArray[np.float32]:
     """Return one column per kind of stimulus and lag, shape (T, P): stimuli that came that many volumes before."""
     volume_s = np.arange(num_volumes) * repetition_time_s + reference_time_s
     design_TKL = np.zeros((num_volumes, len(KINDS), NUM_LAGS), np.float32)
@@ -62,7 +64,9 @@ def fir_responses(subjects: Sequence[EventProducts]) -> NDArray[np.float32]:
     """Return the responses that fit these subjects best, shape (P, V)."""
     design_PP = sum_arrays([subject.design_PP for subject in subjects])
     cross_PV = sum_arrays([subject.cross_PV for subject in subjects])
-    responses: NDArray[np.float32] = np.linalg.solve(design_PP + _RIDGE * np.eye(len(design_PP), dtype=np.float32), cross_PV)
+    responses: NDArray[np.float32] = np.linalg.solve(
+        design_PP + _RIDGE * np.eye(len(design_PP), dtype=np.float32), cross_PV
+    )
     return responses
 
 
@@ -77,16 +81,18 @@ def responsive_weights(subjects: Sequence[EventProducts], grey_matter_V: NDArray
     """Return one weight per voxel: how well these subjects' event responses predict each other there.
 
     The weight is the share of variance that the others' responses predict in a subject: the square of r, its mean over
-    subjects less one standard error; 0 where that is negative or outside grey matter.  Where events tell nothing anywhere (a data set without events,
-    a single subject), every grey-matter voxel weighs the same.
+    subjects less one standard error; 0 where that is negative or outside grey matter.  Where events tell
+    nothing anywhere (a data set without events, a single subject), every grey-matter voxel weighs the same.
     """
     everywhere = grey_matter_V.astype(np.float32)
     if len(subjects) < 2:  # noqa: PLR2004
         return everywhere
-    r_NV = np.array([
-        predicted_r(fir_responses([*subjects[:left_out], *subjects[left_out + 1 :]]), subjects[left_out])
-        for left_out in range(len(subjects))
-    ])
+    r_NV = np.array(
+        [
+            predicted_r(fir_responses([*subjects[:left_out], *subjects[left_out + 1 :]]), subjects[left_out])
+            for left_out in range(len(subjects))
+        ]
+    )
     error_V = r_NV.std(axis=0, ddof=1) / np.sqrt(len(subjects))
     weights_V = np.square(np.maximum(r_NV.mean(axis=0) - error_V, 0)).astype(np.float32) * everywhere
     return weights_V if weights_V.sum() > 0 else everywhere

@@ -4,6 +4,7 @@ Takes the ledger and the racing rule; gives Tune the next job whenever a slot is
 """
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -83,7 +84,7 @@ class FoldJobSearcher(Searcher):
         super().__init__(metric="score", mode="max")
         self._jobs = jobs
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override] # Tune means FINISHED, too
         """Return the next job's configuration, None while none can start, or the word that ends the run."""
         job = self._jobs.next_job()
         if isinstance(job, Done):
@@ -121,6 +122,7 @@ def run_fold_jobs(jobs: FoldJobs, workers: Workers, concurrency: int, max_failur
     Every worker group fits: no more jobs run at once than ``concurrency``, which the caller has bounded by the cluster.
     """
     trainable = tune.with_parameters(run_job, workers=workers)
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the other output prints tables at any verbosity
     tuner = tune.Tuner(
         tune.with_resources(trainable, _resources(workers)),
         tune_config=tune.TuneConfig(

@@ -14,7 +14,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +214,7 @@ class Ledger:
         """Record that the search is over, with the number of trials that it had."""
         closings = [*self._study.user_attrs.get(_CLOSED, [])]
         if not closings or closings[-1]["trials"] != len(self._trials):
-            now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            now = datetime.now(UTC).isoformat(timespec="seconds")
             self._study.set_user_attr(_CLOSED, [*closings, {"trials": len(self._trials), "at": now}])
 
     def test_scores(self, number: int) -> dict[int, float]:
@@ -266,8 +266,8 @@ def open_ledger(storage_url: str, name: str, terms: Mapping[str, Any]) -> Ledger
     except (SQLAlchemyError, ImportError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise BadInput(
-            f"cannot use the study storage {without_secrets(storage_url)}: {reason}; give --study-storage a URL such as "
-            "sqlite:////absolute/path/studies.db or postgresql+psycopg2://user@host/database"
+            f"cannot use the study storage {without_secrets(storage_url)}: {reason}; "
+            "give --study-storage a URL such as sqlite:////absolute/path/studies.db or postgresql+psycopg2://user@host/database"
         ) from error
 
 

@@ -78,7 +78,7 @@ class TrainingSet:
     coefficients_NK: Tensor | None
 
     @property
-    def index_N2(self) -> NDArray[np.int64]:
+    def index(self) -> NDArray[np.int64]:
         """Every window, as (number of run, number of window)."""
         return window_index(self.runs)
 
@@ -123,7 +123,7 @@ def train(
         TrainingDiverged: where the loss is no longer finite.
     """
     optimizer = OPTIMIZERS[config.optimizer](model.parameters(), config.learning_rate, config.weight_decay)
-    index_N2 = training.index_N2
+    index_N2 = training.index
     history = History()
     for epoch in range(epochs.maximum):
         order_N = np.random.default_rng([seed, epoch]).permutation(len(index_N2))
@@ -180,7 +180,7 @@ def _step(
     predicted_BK = model(eeg_batch(training.runs, index_N2[share_B]).to(worker.device))
     targets_BK = training.targets(index_N2, share_B).to(worker.device)
     loss = LOSSES[config.loss](predicted_BK, targets_BK) * weight
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM_LIMIT)
     mean = _mean_over_workers(loss.detach(), worker)
     if not math.isfinite(mean):
@@ -215,4 +215,3 @@ def _is_patience_over(scores: Sequence[tuple[float, ...]], patience: int) -> boo
         return False
     latest_best = max(best_position([score[subject] for score in scores]) for subject in (0, 1))
     return len(scores) - 1 - latest_best >= patience
-

@@ -144,7 +144,7 @@ class StudyData:
         def compute() -> dict[str, Any]:
             runs = self.runs(subject)
             designs = [self.high_passed(self.event_design(run)) for run in runs]
-            volumes = [self.high_passed(run.targets_TV.astype(np.float32)) for run in runs]
+            volumes = [self.high_passed(run.targets.astype(np.float32)) for run in runs]
             return vars(event_products(designs, volumes))
 
         return EventProducts(**self.product("events", {"subject": subject}, compute))
@@ -154,7 +154,7 @@ class StudyData:
         training = list(subjects)
 
         def compute() -> dict[str, Any]:
-            runs = [run.targets_TV for run in self.runs_of(training)]
+            runs = [run.targets for run in self.runs_of(training)]
             patterns_KV, coefficients_NK = principal_components(self._gram_of(training), runs, MAX_RANK)
             weights_V = responsive_weights([self.event_products(subject) for subject in training], self.grey_matter)
             return {"weights_V": weights_V, "patterns_KV": patterns_KV, "coefficients_NK": coefficients_NK}
@@ -174,9 +174,16 @@ class StudyData:
             basis=None if basis_KV is None else torch.from_numpy(basis_KV),
         )
 
-    def product(self, name: str, depends_on: Mapping[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def product(
+        self, name: str, depends_on: Mapping[str, Any], compute: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
         """Return arrays that ``compute`` makes, from this node's cache where they are there already."""
-        whole = {"data": self.manifest.digest, "pairing": self.settings.pairing, "version": PRODUCTS_VERSION, **depends_on}
+        whole = {
+            "data": self.manifest.digest,
+            "pairing": self.settings.pairing,
+            "version": PRODUCTS_VERSION,
+            **depends_on,
+        }
         digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
         path = self.folder / "products" / f"{name}-{digest}.npz"
         made_once(path, lambda: _save_arrays(path, compute()))
@@ -186,7 +193,7 @@ class StudyData:
     def _gram_of(self, subjects: Sequence[str]) -> NDArray[np.float32]:
         everyone = list(self.manifest.subjects)
         runs = self.runs_of(everyone)
-        gram_NN = self.product("gram", {}, lambda: {"gram": gram_matrix([run.targets_TV for run in runs])})["gram"]
+        gram_NN = self.product("gram", {}, lambda: {"gram": gram_matrix([run.targets for run in runs])})["gram"]
         wanted = np.concatenate([np.full(run.num_windows, run.subject in subjects) for run in runs])
         return np.asarray(gram_NN[np.ix_(wanted, wanted)])
 
@@ -202,9 +209,7 @@ def rank_limited(products: TrainingProducts, rank: int) -> TrainingProducts:
     """
     coefficients_NK = products.coefficients_NK[:, :rank]
     scale = np.float32(np.sqrt(np.mean(coefficients_NK**2))) if coefficients_NK.size else np.float32(1)
-    return replace(
-        products, patterns_KV=products.patterns_KV[:rank] * scale, coefficients_NK=coefficients_NK / scale
-    )
+    return replace(products, patterns_KV=products.patterns_KV[:rank] * scale, coefficients_NK=coefficients_NK / scale)
 
 
 def _save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:

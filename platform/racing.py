@@ -66,7 +66,7 @@ class RunFold:
 
 @dataclass(frozen=True)
 class Propose:
-    """Ask the sampler for the trial of this number, after telling it of all trials up to ``told_up_to`` and no other."""
+    """Ask the sampler for the trial of this number, when it is told of all trials up to ``told_up_to`` and no other."""
 
     trial: int
     told_up_to: int
@@ -85,9 +85,7 @@ class Done:
 Step = RunFold | Propose | Wait | Done
 
 
-def next_job(
-    trials: Sequence[TrialProgress], in_flight: Collection[tuple[int, int]], settings: RacingSettings
-) -> Step:
+def next_job(trials: Sequence[TrialProgress], in_flight: Collection[tuple[int, int]], settings: RacingSettings) -> Step:
     """Return the study's next step.
 
     Args:
@@ -127,9 +125,7 @@ def mean_score(trial: TrialProgress, num_folds: int) -> float:
     return math.fsum(trial.scores[fold] for fold in range(num_folds)) / num_folds
 
 
-def _is_promoted(
-    trial: TrialProgress, trials: Sequence[TrialProgress], rung: int, settings: RacingSettings
-) -> bool:
+def _is_promoted(trial: TrialProgress, trials: Sequence[TrialProgress], rung: int, settings: RacingSettings) -> bool:
     rivals = [
         mean_score(other, rung)
         for other in trials

@@ -8,10 +8,10 @@ import math
 import os
 from pathlib import Path
 
+from datasets.cluster import address_from_environment, check_every_node_sees, connected
 from datasets.command_line import CommandParser, positive_integer, positive_number, run_command
 from datasets.errors import BadInput
 from datasets.storage import home_folder, open_storage
-from datasets.cluster import address_from_environment, check_every_node_sees, connected
 from platform.loop import Epochs
 from platform.models import ARCHITECTURES
 from platform.products import DataSettings
@@ -31,12 +31,14 @@ def main() -> None:
     check_tracking(settings.tracking)
     with connected(arguments.ray_address, arguments.cpus):
         if not arguments.shared_disk:
-            check_every_node_sees({
-                "shards": settings.data.shards,
-                "study-storage": settings.storage_url,
-                "tracking": settings.tracking.uri,
-                "job-storage": settings.workers.storage,
-            })
+            check_every_node_sees(
+                {
+                    "shards": settings.data.shards,
+                    "study-storage": settings.storage_url,
+                    "tracking": settings.tracking.uri,
+                    "job-storage": settings.workers.storage,
+                }
+            )
         result = search(settings)
     print(summary(result))
     print(whereabouts(settings, is_tracked=result.is_tracked))
@@ -62,7 +64,9 @@ def parse_arguments() -> argparse.Namespace:
 def study_settings(arguments: argparse.Namespace) -> StudySettings:
     """Return the study that the arguments describe; whatever lasts lies at an absolute place."""
     home = home_folder()
-    name = arguments.study or "-".join([arguments.architecture, *([arguments.pairing] * (arguments.pairing != "recorded"))])
+    name = arguments.study or "-".join(
+        [arguments.architecture, *([arguments.pairing] * (arguments.pairing != "recorded"))]
+    )
     return StudySettings(
         name=name,
         architecture=arguments.architecture,
@@ -135,19 +139,40 @@ def _add_search(parser: CommandParser) -> None:
     add("--time-budget", metavar="MINUTES", type=positive_number, help="minutes after which no fold job starts")
     add("--seed", metavar="N", type=int, default=0, help="seed of folds, trials and jobs")
     add("--sampler", choices=sorted(SAMPLERS), default="tpe", help="who proposes configurations")
-    add("--racing", choices=RACINGS, default="halving", help="which trials run on all folds: all of them, or the better")
-    add("--commit-lag", metavar="N", type=positive_integer, default=4, help="trials proposed before one must be settled")
+    add(
+        "--racing", choices=RACINGS, default="halving", help="which trials run on all folds: all of them, or the better"
+    )
+    add(
+        "--commit-lag", metavar="N", type=positive_integer, default=4, help="trials proposed before one must be settled"
+    )
     add("--max-epochs", metavar="N", type=positive_integer, default=20, help="epochs of a fold job, at the most")
     add("--patience", metavar="EPOCHS", type=positive_integer, default=5, help="epochs without a new best, then stop")
-    add("--rate", metavar="HZ", type=int, choices=RATES_HZ, default=125, help="EEG samples per second that models see, Hz")
+    add(
+        "--rate",
+        metavar="HZ",
+        type=int,
+        choices=RATES_HZ,
+        default=125,
+        help="EEG samples per second that models see, Hz",
+    )
     add("--pairing", choices=sorted(PAIRINGS), default="recorded", help="run-swapped: a control without coupling")
 
 
 def _add_resources(parser: CommandParser) -> None:
     add = parser.add_option
-    add("--ray-address", metavar="ADDRESS", default=address_from_environment(), help="local, auto or a cluster's address")
+    add(
+        "--ray-address",
+        metavar="ADDRESS",
+        default=address_from_environment(),
+        help="local, auto or a cluster's address",
+    )
     add("--cpus", metavar="N", type=positive_integer, default=os.cpu_count(), help="CPUs of a local Ray")
-    add("--concurrency", metavar="N", type=positive_integer, help="fold jobs at once (else as many as the cluster holds)")
+    add(
+        "--concurrency",
+        metavar="N",
+        type=positive_integer,
+        help="fold jobs at once (else as many as the cluster holds)",
+    )
     add("--workers-per-trial", metavar="N", type=positive_integer, default=1, help="DDP workers of a fold job")
     add("--cpus-per-worker", metavar="N", type=positive_integer, default=1, help="CPUs of each worker")
     add("--gpus-per-worker", metavar="N", type=float, default=0.0, help="GPUs of each worker")

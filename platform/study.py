@@ -17,20 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 import search_spaces
+from datasets.cluster import num_cpus, run_tasks
 from datasets.errors import BadInput
 from platform.baseline_jobs import score_baselines
-from datasets.cluster import num_cpus, run_tasks
 from platform.fold_jobs import FoldJobs, StudySteps, run_fold_jobs
 from platform.folds import Fold, leave_one_subject_out
 from platform.ledger import BaselineFolds, FoldRecord, Ledger, LedgerTrial, best_trial, mean, open_ledger
 from platform.loop import Epochs
 from platform.models import ARCHITECTURES
 from platform.products import DataSettings, StudyData
+from platform.provenance import code_version
 from platform.racing import RacingSettings
 from platform.samplers import propose, space_digest
 from platform.tracking import Tracker, TrackingSettings
 from platform.training import Job, Workers, job_seed, open_data, refit
-from platform.provenance import code_version
 from platform.windows import eeg_batch, window_index
 
 logger = logging.getLogger(__name__)
@@ -243,7 +243,9 @@ def _track_winner(settings: StudySettings, data: StudyData, ledger: Ledger, trac
     if winner is None or ledger.noted("refit") == winner.number:
         return
     epochs = round(statistics.median(record.best_epochs for record in winner.records.values()))
-    logger.info("refitting trial %d on all %d subjects for %d epochs", winner.number, len(data.manifest.subjects), epochs)
+    logger.info(
+        "refitting trial %d on all %d subjects for %d epochs", winner.number, len(data.manifest.subjects), epochs
+    )
     job = Job(
         data=settings.data,
         architecture=settings.architecture,

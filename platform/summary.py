@@ -22,17 +22,19 @@ def summary(result: StudyResult) -> str:
             f"study {result.name}: no trial has run on all {result.num_subjects} folds yet, so there is no best "
             "configuration; run the same command again to go on"
         )
-    return "\n".join([
-        "=" * WIDTH,
-        f"study {result.name}: {_states(result)}",
-        "",
-        *_configuration(result.winner),
-        "",
-        *_scores(result, result.winner),
-        "",
-        *_caution(result, result.winner),
-        "=" * WIDTH,
-    ])
+    return "\n".join(
+        [
+            "=" * WIDTH,
+            f"study {result.name}: {_states(result)}",
+            "",
+            *_configuration(result.winner),
+            "",
+            *_scores(result, result.winner),
+            "",
+            *_caution(result, result.winner),
+            "=" * WIDTH,
+        ]
+    )
 
 
 def _states(result: StudyResult) -> str:
@@ -54,7 +56,11 @@ def _scores(result: StudyResult, winner: LedgerTrial) -> list[str]:
     for name, scores in result.baselines.items():
         knows = "" if name in KNOWS_EEG else " (no EEG)"
         rows.append(_row(f"baseline {name}{knows}", scores.validation, scores.test, subjects))
-    return [head, *rows, "  mean +- standard error over folds; each fold's test subject was scored once, after the search"]
+    return [
+        head,
+        *rows,
+        "  mean +- standard error over folds; each fold's test subject was scored once, after the search",
+    ]
 
 
 def _row(name: str, validation: Mapping[int, float], test: Mapping[int, float], subjects: int) -> str:
@@ -69,7 +75,9 @@ def _with_error(scores: Mapping[int, float]) -> str:
 def _caution(result: StudyResult, winner: LedgerTrial) -> list[str]:
     lines = []
     if result.pairing != "recorded":
-        lines.append("CONTROL: EEG was paired with another run's BOLD; any score above 0 here needs no coupling at all.")
+        lines.append(
+            "CONTROL: EEG was paired with another run's BOLD; any score above 0 here needs no coupling at all."
+        )
     best_name, best = max(result.baselines.items(), key=lambda item: mean(item[1].validation))
     num_better = sum(winner.scores[fold] > best.validation[fold] for fold in winner.scores)
     difference = mean(winner.scores) - mean(best.validation)
@@ -79,8 +87,8 @@ def _caution(result: StudyResult, winner: LedgerTrial) -> list[str]:
         f"higher on {num_better} of {len(winner.scores)} folds."
     )
     lines.append(
-        f"It is the best of {len(result.trials)} configurations on these very subjects: its own scores are too high for a "
-        "new subject by an amount not corrected here."
+        f"It is the best of {len(result.trials)} configurations on these very subjects: its own scores are "
+        "too high for a new subject by an amount not corrected here."
     )
     return lines
 

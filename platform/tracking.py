@@ -38,7 +38,11 @@ OBJECTIVE = "validation_temporal_r_responsive"
 TEST = "test_temporal_r_responsive"
 _STUDY, _TRIAL, _STATE = "eeg2fmri.study", "eeg2fmri.trial", "eeg2fmri.state"
 _DOWN = (MlflowException, requests.RequestException, SQLAlchemyError, OSError)
-_QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,8 +183,10 @@ class Tracker:
         found = self._client.get_experiment_by_name(self._settings.experiment)
         if found is not None:
             return str(found.experiment_id)
-        tags = {"mlflow.experiment.primaryMetric.name": f"mean_{OBJECTIVE}",
-                "mlflow.experiment.primaryMetric.greaterIsBetter": "True"}
+        tags = {
+            "mlflow.experiment.primaryMetric.name": f"mean_{OBJECTIVE}",
+            "mlflow.experiment.primaryMetric.greaterIsBetter": "True",
+        }
         return str(self._client.create_experiment(self._settings.experiment, self._settings.artifacts, tags))
 
     def _log_metrics(self, run_id: str, points: Sequence[tuple[str, float, int]]) -> None:
@@ -273,5 +279,3 @@ def _fold_table(trial: LedgerTrial) -> dict[str, list[Any]]:
     records = [trial.records[fold] for fold in trial.scores]
     columns = ("fold", "score", "best_epochs", "num_epochs", "seconds", "seed", "stop_reason")
     return {column: [getattr(record, column) for record in records] for column in columns}
-
-

@@ -35,7 +35,7 @@ from platform.loop import (
     train,
     without_wrapper,
 )
-from platform.metrics import high_passed, temporal_r
+from platform.metrics import FloatArray, high_passed, temporal_r
 from platform.models import ARCHITECTURES, Volumes
 from platform.products import DataSettings, StudyData, TrainingProducts, rank_limited
 from platform.selection import cross_selected
@@ -146,7 +146,7 @@ class FoldEvaluator:
         self._subjects: list[tuple[Sequence[CachedRun], list[NDArray[np.float32]]]] = []
         for subject in (*fold.validation, fold.test):
             runs = data.runs(subject)
-            targets = [data.high_passed(run.targets_TV[:, self._voxels].astype(np.float32)) for run in runs]
+            targets = [data.high_passed(run.targets[:, self._voxels].astype(np.float32)) for run in runs]
             self._subjects.append((runs, targets))
         self.traces: list[NDArray[np.float32]] = []
 
@@ -178,7 +178,7 @@ class FoldEvaluator:
         voxels_TV = predicted_TK[:, self._voxels] if self._basis is None else predicted_TK @ self._basis
         return np.asarray(voxels_TV.numpy())
 
-    def _weighted_mean(self, series_TV: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _weighted_mean(self, series_TV: FloatArray) -> NDArray[np.float32]:
         return np.asarray(series_TV @ self._weights / self._weights.sum())
 
 

@@ -8,7 +8,7 @@ Legend of shapes: B windows of a batch, C channels, S EEG samples, R volumes of 
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +47,7 @@ class CachedRun:
         return len(self.bold_RV) - WINDOW_VOLUMES
 
     @property
-    def targets_TV(self) -> NDArray[np.float16]:
+    def targets(self) -> NDArray[np.float16]:
         """The volumes that the run's windows must predict."""
         return self.bold_RV[WINDOW_VOLUMES:]
 
@@ -106,7 +106,7 @@ class RunCache:
 
 
 def decimate(eeg_CS: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
-    """Return every ``factor``-th sample after an anti-aliasing low-pass (zero-phase FIR, 10 output samples each way)."""
+    """Return every ``factor``-th sample after an anti-aliasing low-pass (zero-phase FIR, 10 output samples a side)."""
     return eeg_CS if factor == 1 else resample_poly(eeg_CS, 1, factor, axis=1).astype(np.float32)
 
 
@@ -132,7 +132,7 @@ def _with_eeg_of(run: CachedRun, other: CachedRun) -> CachedRun:
     )
 
 
-PAIRINGS = {"recorded": list, "run-swapped": swap_runs}
+PAIRINGS: dict[str, Callable[[Sequence[CachedRun]], list[CachedRun]]] = {"recorded": list, "run-swapped": swap_runs}
 """How EEG is paired with BOLD: as recorded, or, as a control, with another run of the same subject."""
 
 
@@ -152,7 +152,7 @@ def eeg_batch(runs: Sequence[CachedRun], index_B2: NDArray[np.int64]) -> Tensor:
 
 def target_batch(runs: Sequence[CachedRun], index_B2: NDArray[np.int64]) -> Tensor:
     """Return the volumes that the given windows must predict as float32, shape (B, V)."""
-    rows = [_as_tensor(runs[int(which)].targets_TV[int(window)]) for which, window in index_B2]
+    rows = [_as_tensor(runs[int(which)].targets[int(window)]) for which, window in index_B2]
     return torch.stack(rows).float()
 
 

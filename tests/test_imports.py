@@ -11,7 +11,13 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("datasets", "search_spaces", "platform")
 MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 FOREIGN_TO_STANDARD = {"platform", "datasets", "search_spaces"}  # ours, though one bears a standard name
-SHARED_WITH_PLATFORM = {"datasets.cluster", "datasets.shards", "datasets.errors", "datasets.command_line", "datasets.storage"}
+SHARED_WITH_PLATFORM = {
+    "datasets.cluster",
+    "datasets.shards",
+    "datasets.errors",
+    "datasets.command_line",
+    "datasets.storage",
+}
 PREDICT_ALSO = {"datasets.eeg"}  # new EEG must be treated as preparation did
 # Each may import those behind it, none those before it.
 ORDER = (

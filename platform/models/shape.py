@@ -16,7 +16,7 @@ class ModelShape:
         rate_hz: EEG samples per second.
         grid_shape: the grid of which the mask is a part.
         voxel_indices: grid index of every voxel in the mask, int64, shape (V, 3).
-        basis: spatial patterns that a low-rank output combines, float32, shape (K, V); None where all voxels are predicted.
+        basis: patterns that a low-rank output combines, float32, shape (K, V); None where all voxels are predicted.
     """
 
     num_channels: int
