@@ -1,9 +1,9 @@
 # `make` lists what there is.  Everything is installed into .venv, at the exact versions of requirements.lock.
 
 DEMO ?= $(CURDIR)/.demo
-SIMULATE_OPTIONS ?= --subjects 8 --runs 1
+SIMULATE_OPTIONS ?= --subjects 6 --runs 2 --volumes 130 --workers 2
 PREPARE_OPTIONS ?= --workers 2
-SEARCH_OPTIONS ?= --trials 8
+SEARCH_OPTIONS ?= --trials 4 --max-epochs 3 --commit-lag 2
 PYTEST_OPTIONS ?=
 
 VENV := .venv

@@ -11,7 +11,9 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,10 @@ logger = logging.getLogger(__name__)
 PIPELINE_VERSION = 1
 RATE_HZ = 1000.0
 SHIFT_WARNED_S, SHIFT_REFUSED_S = 0.05, 0.5
+_UNREADABLE_IMAGE = (
+    OSError, ValueError, EOFError, zlib.error, nibabel.filebasedimages.ImageFileError,
+    nibabel.spatialimages.HeaderDataError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +126,8 @@ def prepare_subject(recordings: Sequence[Recording], shards_uri: str, settings: 
     alignment: Mapping[str, Any] = {}
     if runs:
         scale = channel_scale([run.eeg for run in runs])
-        aligned = align(_mean_image(runs[0].image), _t1(runs[0].recording), method=settings.bold.registration)
+        with _naming(subject):
+            aligned = align(_mean_image(runs[0].image), _t1(runs[0].recording), method=settings.bold.registration)
         alignment = aligned.to_json()
         series = []
         for run in runs:
@@ -248,14 +255,15 @@ def _write_run(
 ) -> tuple[ShardEntry, BoldSeries]:
     recording = run.recording
     mask = tissue_mask()
-    bold = prepare_bold(
-        run.image,
-        alignment,
-        mask,
-        mask_points_mm(mask),
-        settings.bold,
-        repetition_time_s=recording.repetition_time_s,
-    )
+    with _naming(recording.name):
+        bold = prepare_bold(
+            run.image,
+            alignment,
+            mask,
+            mask_points_mm(mask),
+            settings.bold,
+            repetition_time_s=recording.repetition_time_s,
+        )
     eeg = NORMALISATIONS[settings.eeg.normalisation](run.eeg, scale)
     num_channels, rows = len(eeg), len(bold.z)
     eeg_RCS, clipped_eeg = quantise(eeg.reshape(num_channels, rows, -1).transpose(1, 0, 2))
@@ -324,7 +332,24 @@ def _mean_image(image: nibabel.Nifti1Image) -> nibabel.Nifti1Image:
 
 
 def _t1(recording: Recording) -> nibabel.Nifti1Image | None:
-    return None if recording.t1 is None else nibabel.Nifti1Image.from_filename(recording.t1)
+    if recording.t1 is None:
+        return None
+    try:
+        image = nibabel.Nifti1Image.from_filename(recording.t1)
+        image.get_fdata(dtype=np.float32)
+    except _UNREADABLE_IMAGE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"cannot read the T1 {recording.t1}: {reason}; download it again") from error
+    return image
+
+
+@contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Say whose image it was that could not be used."""
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(f"{what}: {error}") from error
 
 
 def _entry_of(record: SubjectRecord) -> FileEntry:

@@ -154,14 +154,14 @@ def difference(record: SubjectRecord, settings: PreparationSettings) -> str:
 
 
 def refuse_leaving_out(storage: Storage, manifest: Manifest | None, subjects: Sequence[Sequence[Recording]]) -> None:
-    """Refuse to write a manifest that would forget subjects of the present one."""
-    if manifest is None:
-        return
-    forgotten = set(manifest.subjects) - {each[0].subject for each in subjects}
+    """Refuse to write a manifest that would forget subjects of the present one, or whose files are there."""
+    present = {name.split("/")[0] for name in storage.names() if name.startswith("sub-") and "/" in name}
+    present |= set() if manifest is None else set(manifest.subjects)
+    forgotten = present - {each[0].subject for each in subjects}
     if forgotten:
         raise BadInput(
             f"{storage.uri} holds {', '.join(sorted(forgotten))}, which this preparation leaves out; "
-            "choose another folder"
+            "choose another folder, or delete what is there of them and the manifest"
         )
 
 

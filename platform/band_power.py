@@ -28,9 +28,12 @@ _FLOOR = 1e-6
 def lagged_band_power(
     eeg_CS: NDArray[np.float16], rate_hz: float, num_volumes: int, repetition_time_s: float
 ) -> NDArray[np.float32]:
-    """Return one row per volume from EEG that ended when the volume began, shape (R, bands x channels x peaks)."""
+    """Return one row per volume from EEG that ended when the volume began, shape (R, bands x channels x peaks).
+
+    Power is counted from the run's first half second: from its mean, a volume would know of the EEG after it.
+    """
     power_NF = log_band_power(eeg_CS, rate_hz)
-    power_NF -= power_NF.mean(axis=0)
+    power_NF -= power_NF[0].copy()
     pieces_per_volume = round(repetition_time_s / PIECE_SECONDS)
     begins_R = np.arange(num_volumes) * pieces_per_volume
     lagged = []
@@ -43,9 +46,9 @@ def lagged_band_power(
 
 def log_band_power(eeg_CS: NDArray[np.float16], rate_hz: float) -> NDArray[np.float32]:
     """Return log power in every band of every half second, shape (N, bands x channels): tapered periodograms."""
-    samples = round(PIECE_SECONDS * rate_hz)
-    channels, num_samples = eeg_CS.shape
-    pieces_CNS = eeg_CS[:, : num_samples // samples * samples].astype(np.float32).reshape(channels, -1, samples)
+    samples = int(PIECE_SECONDS * rate_hz)  # at 125 Hz half a second is 62.5 samples: every other piece skips one
+    starts_N = (np.arange(int(eeg_CS.shape[1] / rate_hz / PIECE_SECONDS)) * PIECE_SECONDS * rate_hz).astype(np.int64)
+    pieces_CNS = eeg_CS[:, starts_N[:, np.newaxis] + np.arange(samples)].astype(np.float32)
     spectrum_CNH = np.fft.rfft(pieces_CNS * np.hanning(samples).astype(np.float32), n=2 * samples, axis=2)
     power_CNH = (spectrum_CNH.real**2 + spectrum_CNH.imag**2) / samples
     hertz_H = np.fft.rfftfreq(2 * samples, 1 / rate_hz)

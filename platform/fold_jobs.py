@@ -145,7 +145,11 @@ def run_job(config: dict[str, Any], workers: Workers) -> None:
 
 
 def _resources(workers: Workers) -> dict[str, float]:
-    """Return what a job's own process needs; a worker group beside it asks for its own."""
+    """Return what a job's own process needs; a worker group beside it asks for its own.
+
+    A process that only waits for its group takes no CPU from it, lest group and process deadlock; Tune wants a request
+    that is not empty, so it asks for a byte of memory.
+    """
     if workers.count > 1:
-        return {"CPU": 0}
+        return {"memory": 1}
     return {"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})}

@@ -154,9 +154,12 @@ class Ledger:
         return self._reread(self._storage.get_trial(trial_id))
 
     def commit(self, record: FoldRecord) -> None:
-        """Write a fold job's record in one statement; a job that was recorded before keeps its first record."""
+        """Write a fold job's record in one statement; a job that was recorded before keeps its first record.
+
+        A job that ends after its trial was told (another fold of it failed) leaves no record: a told trial is final.
+        """
         trial = self._trials[record.trial]
-        if record.fold in trial.records:
+        if record.fold in trial.records or trial.progress.is_told:
             return
         fields = dataclasses.asdict(record)
         fields["test_score"] = _seal(record.test_score)
@@ -254,6 +257,7 @@ def open_ledger(storage_url: str, name: str, terms: Mapping[str, Any]) -> Ledger
     Raises:
         BadInput: where the storage cannot be read, or the study was begun under other terms.
     """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         storage = RDBStorage(_checked_url(storage_url))
         study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
@@ -263,10 +267,15 @@ def open_ledger(storage_url: str, name: str, terms: Mapping[str, Any]) -> Ledger
         else:
             _refuse_other_terms(name, began, {"schema": SCHEMA_VERSION, **terms})
         return Ledger(study)
-    except (SQLAlchemyError, ImportError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
+    except BadInput:
+        raise
+    except (
+        SQLAlchemyError, ImportError, optuna.exceptions.StorageInternalError, RuntimeError, OSError, ValueError
+    ) as error:  # fmt: skip
         reason = str(error.__cause__ or error).splitlines()[0]
+        shown = without_secrets(storage_url) if "://" in storage_url else storage_url.rpartition("@")[2]
         raise BadInput(
-            f"cannot use the study storage {without_secrets(storage_url)}: {reason}; "
+            f"cannot use the study storage {shown}: {reason}; "
             "give --study-storage a URL such as sqlite:////absolute/path/studies.db or postgresql+psycopg2://user@host/database"
         ) from error
 

@@ -37,7 +37,7 @@ from platform.windows import PAIRINGS, WINDOW_VOLUMES, CachedRun, RunCache
 
 MAX_RANK = 256
 GREY_MATTER_PROBABILITY = 0.5
-PRODUCTS_VERSION = 1
+PRODUCTS_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,8 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
-Suggest = Callable[[optuna.Trial], dict[str, Any]]
+from search_spaces import SearchSpace
+
 NUM_STARTUP_TRIALS = 8
 _SPACE_SAMPLES = 64
 
@@ -47,23 +48,28 @@ class Proposal:
     configuration: dict[str, Any]
 
 
-def propose(history: Sequence[FrozenTrial], sampler: str, suggest: Suggest, seed: int, number: int) -> Proposal:
-    """Return what a sampler proposes as trial ``number`` of a study after this history (higher scores are better)."""
+def propose(history: Sequence[FrozenTrial], sampler: str, space: SearchSpace, seed: int, number: int) -> Proposal:
+    """Return what a sampler proposes as trial ``number`` of a study after this history (higher scores are better).
+
+    Trial 0 is the search space's default.
+    """
     trial_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     study = _study_in_memory(SAMPLERS[sampler](trial_seed))
     study.add_trials(history)
+    if number == 0:
+        study.enqueue_trial(space.default)
     trial = study.ask()
-    configuration = suggest(trial)
+    configuration = space.suggest(trial)
     return Proposal(params=trial.params, distributions=trial.distributions, configuration=configuration)
 
 
-def space_digest(suggest: Suggest) -> str:
-    """Return a digest of a search space's parameters and distributions, conditional ones included."""
+def space_digest(search_space: SearchSpace) -> str:
+    """Return a digest of a search space's default, parameters and distributions, conditional ones included."""
     study = _study_in_memory(RandomSampler(seed=0))
-    space: dict[str, str] = {}
+    space: dict[str, Any] = {"default": search_space.default}
     for _ in range(_SPACE_SAMPLES):
         trial = study.ask()
-        suggest(trial)
+        search_space.suggest(trial)
         space |= {name: distribution_to_json(found) for name, found in trial.distributions.items()}
     return hashlib.sha256(json.dumps(space, sort_keys=True).encode()).hexdigest()
 

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import search_spaces
 from datasets.cluster import num_cpus, run_tasks
 from datasets.errors import BadInput
 from platform.baseline_jobs import score_baselines
@@ -32,6 +31,7 @@ from platform.samplers import propose, space_digest
 from platform.tracking import Tracker, TrackingSettings
 from platform.training import Job, Workers, job_seed, open_data, refit
 from platform.windows import eeg_batch, window_index
+from search_spaces import SEARCH_SPACES, SearchSpace
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class StudySettings:
             "data": data_digest,
             "pairing": self.data.pairing,
             "rate_hz": self.data.rate_hz,
-            "space": space_digest(self.suggest),
+            "space": space_digest(self.space),
             "sampler": self.sampler,
             "racing": self.racing,
             "commit_lag": self.commit_lag,
@@ -95,9 +95,9 @@ class StudySettings:
         }
 
     @property
-    def suggest(self) -> Any:  # noqa: ANN401 - a partial
+    def space(self) -> SearchSpace:
         """The architecture's search space."""
-        return functools.partial(search_spaces.suggest, self.architecture)
+        return SEARCH_SPACES[self.architecture]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +185,7 @@ def _run_trials(settings: StudySettings, folds: Sequence[Fold], ledger: Ledger, 
         racing=racing,
         steps=StudySteps(
             propose=lambda number, told_up_to: propose(
-                ledger.history(told_up_to), settings.sampler, settings.suggest, settings.seed, number
+                ledger.history(told_up_to), settings.sampler, settings.space, settings.seed, number
             ),
             job=lambda trial, fold: _job(settings, trial, folds[fold]),
         ),

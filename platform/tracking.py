@@ -217,8 +217,8 @@ def _log_model(model: nn.Module, example_BCS: NDArray[np.float32]) -> None:
     with torch.inference_mode():
         volumes_BV = model(torch.from_numpy(example_BCS)).numpy()
     signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *example_BCS.shape[1:]), "eeg")]),
-        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *volumes_BV.shape[1:]), "bold")]),
+        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *example_BCS.shape[1:]))]),
+        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *volumes_BV.shape[1:]))]),
     )
     mlflow.pytorch.log_model(
         model,

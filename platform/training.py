@@ -6,11 +6,9 @@ is the same training without scores, and always a Ray Train run.
 
 import dataclasses
 import functools
-import io
-import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from ray import train as ray_train
 from ray.train.torch import TorchTrainer, get_device, prepare_model
+from ray.train.v2.api.result import Result
 from torch import Tensor, nn
 
 from platform.folds import Fold
@@ -114,10 +113,13 @@ def run_fold_job(job: Job, workers: Workers) -> FoldRecord:
 
 def refit(job: Job, workers: Workers) -> Volumes:
     """Train the winner on all subjects as a Ray Train run and return the model, whose output is voxels."""
-    _, state = _fit_with_ray_train(job, workers)
+    checkpoint = _fit_with_ray_train(job, workers).checkpoint
+    if checkpoint is None:
+        raise RuntimeError("the refit left no weights; see Ray's log")
     data = open_data(job.data)
     model, basis_KV = build_model(job, data, _products(job, data))
-    model.load_state_dict(state)
+    with checkpoint.as_directory() as folder:
+        model.load_state_dict(torch.load(Path(folder) / WEIGHTS_FILE, weights_only=True))
     return Volumes(model, basis_KV)
 
 
@@ -232,59 +234,55 @@ def _training_config(job: Job) -> TrainingConfig:
 
 
 def _run_on_workers(job: Job, workers: Workers) -> FoldRecord:
-    outcome, _ = _fit_with_ray_train(job, workers)
-    if "diverged" in outcome:
-        raise TrainingDiverged(outcome["diverged"])
-    return FoldRecord(**outcome)
+    outcome = _fit_with_ray_train(job, workers).return_value
+    if isinstance(outcome, str):
+        raise TrainingDiverged(outcome)
+    return outcome
 
 
-def _fit_with_ray_train(job: Job, workers: Workers) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Run a job on a group of workers; return what the first one reports, and the weights where it is a refit."""
+def _fit_with_ray_train(job: Job, workers: Workers) -> Result:
+    """Run a job on a group of workers; what the first of them returns is the result's ``return_value``."""
     resources = {"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})}
-    name = f"trial-{job.trial:04d}-{'refit' if job.fold is None else f'fold-{job.fold.number:04d}'}-{time.time_ns()}"
+    part = "refit" if job.fold is None else f"fold-{job.fold.number:04d}"
+    train_worker: Callable[[dict[str, Any]], Any] = _train_worker if job.fold else _refit_worker
     trainer = TorchTrainer(
-        _train_worker,
+        train_worker,
         train_loop_config={"job": job},
         scaling_config=ray_train.ScalingConfig(
             num_workers=workers.count, use_gpu=bool(workers.gpus), resources_per_worker=resources
         ),
-        run_config=ray_train.RunConfig(name=name, storage_path=workers.storage),
+        run_config=ray_train.RunConfig(
+            name=f"trial-{job.trial:04d}-{part}-{time.time_ns()}", storage_path=workers.storage
+        ),
     )
-    result = trainer.fit()
-    metrics = result.metrics or {}
-    outcome = json.loads(metrics["outcome"])
-    if result.checkpoint is None:
-        return outcome, {}
-    with result.checkpoint.as_directory() as folder:
-        state = torch.load(io.BytesIO((Path(folder) / WEIGHTS_FILE).read_bytes()), weights_only=True)
-    return outcome, state
+    return trainer.fit()
 
 
-def _train_worker(config: dict[str, Any]) -> None:
-    """Be one worker of a Ray Train run."""
-    job: Job = config["job"]
-    context = ray_train.get_context()
-    worker = Worker(rank=context.get_world_rank(), world_size=context.get_world_size(), device=str(get_device()))
-    if job.fold is None:
-        _refit_worker(job, worker)
-        return
+def _train_worker(config: dict[str, Any]) -> FoldRecord | str:
+    """Be one worker of a fold job; return its record, or why training diverged."""
     try:
-        outcome = dataclasses.asdict(_run_here(job, worker))
+        return _run_here(config["job"], _this_worker())
     except TrainingDiverged as error:
-        outcome = {"diverged": str(error)}
-    ray_train.report({"outcome": json.dumps(outcome)})
+        return str(error)
 
 
-def _refit_worker(job: Job, worker: Worker) -> None:
+def _refit_worker(config: dict[str, Any]) -> None:
+    """Be one worker of a refit; the first one leaves the weights as a checkpoint."""
+    job: Job = config["job"]
+    worker = _this_worker()
     data = open_data(job.data)
-    history, model = _train(job, data, _products(job, data), worker, evaluator=None)
-    metrics = {"outcome": json.dumps({"loss": history.loss})}
+    _, model = _train(job, data, _products(job, data), worker, evaluator=None)
     if worker.rank:
-        ray_train.report(metrics)
+        ray_train.report({})
         return
     with tempfile.TemporaryDirectory() as folder:
-        torch.save(without_wrapper(model).state_dict(), Path(folder) / WEIGHTS_FILE)
-        ray_train.report(metrics, checkpoint=ray_train.Checkpoint.from_directory(folder))
+        torch.save(without_wrapper(model).cpu().state_dict(), Path(folder) / WEIGHTS_FILE)
+        ray_train.report({}, checkpoint=ray_train.Checkpoint.from_directory(folder))
+
+
+def _this_worker() -> Worker:
+    context = ray_train.get_context()
+    return Worker(rank=context.get_world_rank(), world_size=context.get_world_size(), device=str(get_device()))
 
 
 def _rounded(series_T: NDArray[np.float32]) -> list[float]:

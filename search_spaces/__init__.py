@@ -4,15 +4,33 @@ Takes an Optuna trial; gives a flat configuration, the same key meaning the same
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
 
 from search_spaces import shared, transformer
 
-SEARCH_SPACES: dict[str, Callable[[optuna.Trial], dict[str, Any]]] = {"transformer": transformer.suggest}
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSpace:
+    """One architecture's choices.
+
+    Attributes:
+        suggest: asks a trial for one configuration.
+        default: parameters of a study's first trial, so that no search ends below the architecture's own defaults.
+    """
+
+    suggest: Callable[[optuna.Trial], dict[str, Any]]
+    default: dict[str, Any]
 
 
-def suggest(architecture: str, trial: optuna.Trial) -> dict[str, Any]:
-    """Ask the trial for one configuration of an architecture."""
-    return {**shared.suggest(trial), **SEARCH_SPACES[architecture](trial)}
+def _with_shared(own: Callable[[optuna.Trial], dict[str, Any]], default: dict[str, Any]) -> SearchSpace:
+    return SearchSpace(
+        suggest=lambda trial: {**shared.suggest(trial), **own(trial)}, default={**shared.DEFAULT, **default}
+    )
+
+
+SEARCH_SPACES: dict[str, SearchSpace] = {
+    "transformer": _with_shared(transformer.suggest, transformer.DEFAULT),
+}

@@ -4,6 +4,17 @@ from typing import Any
 
 import optuna
 
+DEFAULT: dict[str, Any] = {
+    "output_rank": 64,
+    "loss": "mse",
+    "optimizer": "adamw",
+    "learning_rate": 1e-3,
+    "schedule": "cosine",
+    "weight_decay": 1e-2,
+    "batch_size": 32,
+}
+"""Parameters of a study's first trial."""
+
 
 def suggest(trial: optuna.Trial) -> dict[str, Any]:
     """Ask the trial for the optimizer, its schedule, the loss, the regularization and the form of the output."""

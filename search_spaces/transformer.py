@@ -4,6 +4,17 @@ from typing import Any
 
 import optuna
 
+DEFAULT: dict[str, Any] = {
+    "num_heads": 4,
+    "width_per_head": 16,
+    "embedding": "log_power",
+    "num_encoder_layers": 1,
+    "num_decoder_layers": 1,
+    "activation": "gelu",
+    "dropout": 0.1,
+}
+"""Parameters of a study's first trial."""
+
 
 def suggest(trial: optuna.Trial) -> dict[str, Any]:
     """Ask the trial for one transformer."""

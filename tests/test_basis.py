@@ -1,0 +1,100 @@
+"""The low-rank output: principal components from a Gram matrix, against numpy's SVD."""
+
+import numpy as np
+import pytest
+
+from platform.basis import gram_matrix, principal_components
+from platform.products import TrainingProducts, rank_limited
+
+LENGTHS, V = (20, 35, 1, 14), 90
+
+
+@pytest.fixture
+def runs() -> list[np.ndarray]:
+    """Return runs with a spectrum that falls, as float16."""
+    rng = np.random.default_rng(0)
+    mixing_KV = rng.standard_normal((30, V)) * np.geomspace(3, 0.3, 30)[:, None]
+    return [(rng.standard_normal((length, 30)) @ mixing_KV).astype(np.float16) for length in LENGTHS]
+
+
+def stacked(runs: list[np.ndarray]) -> np.ndarray:
+    return np.vstack(runs).astype(np.float64)
+
+
+def components(runs: list[np.ndarray], rank: int) -> tuple[np.ndarray, np.ndarray]:
+    return principal_components(gram_matrix(runs), runs, rank)
+
+
+def test_the_gram_matrix_holds_every_inner_product(runs):
+    gram_NN = gram_matrix(runs)
+    assert gram_NN.dtype == np.float32
+    np.testing.assert_allclose(gram_NN, stacked(runs) @ stacked(runs).T, rtol=1e-5, atol=1e-2)
+    np.testing.assert_array_equal(gram_NN, gram_NN.T)
+
+
+def test_a_part_of_the_gram_matrix_is_the_gram_matrix_of_that_part(runs):
+    np.testing.assert_array_equal(gram_matrix(runs)[20:55, 20:55], gram_matrix(runs[1:2]))
+
+
+@pytest.mark.parametrize("rank", [1, 5, 12])
+def test_patterns_and_weights_are_those_of_the_singular_value_decomposition(runs, rank):
+    patterns_KV, weights_NK = components(runs, rank)
+    left, singular, right = np.linalg.svd(stacked(runs), full_matrices=False)
+    sign_K = np.sign(np.sum(patterns_KV * right[:rank], axis=1))[:, None]
+    np.testing.assert_allclose(patterns_KV * sign_K, right[:rank], atol=2e-3)
+    np.testing.assert_allclose(weights_NK * sign_K.T, left[:, :rank] * singular[:rank], rtol=0, atol=0.05)
+
+
+def test_patterns_are_orthonormal_and_weights_are_the_projections_on_them(runs):
+    patterns_KV, weights_NK = components(runs, 12)
+    np.testing.assert_allclose(patterns_KV @ patterns_KV.T, np.eye(12), atol=1e-3)
+    np.testing.assert_allclose(stacked(runs) @ patterns_KV.T, weights_NK, atol=0.02)
+
+
+def test_no_other_patterns_of_that_number_hold_more_variance(runs):
+    patterns_KV, weights_NK = components(runs, 8)
+    left_over = np.sum((stacked(runs) - weights_NK @ patterns_KV) ** 2)
+    assert left_over == pytest.approx(np.sum(np.linalg.svd(stacked(runs), compute_uv=False)[8:] ** 2), rel=1e-3)
+
+
+def test_the_result_is_the_same_every_time(runs):
+    for one, other in zip(components(runs, 6), components(runs, 6), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_more_patterns_than_volumes_are_cut(runs):
+    patterns_KV, weights_NK = components(runs[:1], 256)
+    assert patterns_KV.shape == (LENGTHS[0] - 1, V)
+    assert weights_NK.shape == (LENGTHS[0], LENGTHS[0] - 1)
+
+
+# Fewer patterns, as a trial asks for
+
+
+@pytest.fixture
+def products(runs) -> TrainingProducts:
+    patterns_KV, coefficients_NK = components(runs, 12)
+    return TrainingProducts(
+        weights_V=np.ones(V, np.float32), patterns_KV=patterns_KV, coefficients_NK=coefficients_NK
+    )
+
+
+def test_a_lower_rank_keeps_the_leading_patterns_and_the_volumes(products):
+    limited = rank_limited(products, 5)
+    assert limited.patterns_KV.shape == (5, V)
+    np.testing.assert_allclose(
+        limited.coefficients_NK @ limited.patterns_KV,
+        products.coefficients_NK[:, :5] @ products.patterns_KV[:5],
+        atol=1e-3,
+    )
+
+
+@pytest.mark.parametrize("rank", [1, 5, 12, 400])
+def test_targets_are_of_one_size_whatever_the_rank(products, rank):
+    assert np.mean(rank_limited(products, rank).coefficients_NK ** 2) == pytest.approx(1, rel=1e-4)
+
+
+def test_rank_zero_means_all_voxels_and_no_patterns(products):
+    limited = rank_limited(products, 0)
+    assert limited.patterns_KV.shape == (0, V)
+    np.testing.assert_array_equal(limited.weights_V, products.weights_V)
