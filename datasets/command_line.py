@@ -114,7 +114,7 @@ def run_command(main: Callable[[], None]) -> int:
     except BadInput as refusal:
         return _refuse(str(refusal))
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return _refuse(f"the disk is full: {error}; free some space and run the same command again")
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             return _refuse(f"not permitted: {error}; choose a folder that you may write to")

@@ -151,21 +151,14 @@ def prepare_subject(recordings: Sequence[Recording], shards_uri: str, settings: 
 def read_subject_record(storage: Storage, subject: str) -> SubjectRecord | None:
     """Return a subject's record, or None where its preparation is not complete."""
     try:
-        fields = json.loads(storage.read(record_name(subject)))
+        return _record(json.loads(storage.read(record_name(subject))))
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise BadInput(
-            f"{record_name(subject)} at {storage.uri} is not JSON; delete it to prepare {subject} again"
+            f"{record_name(subject)} at {storage.uri} is not as preparation wrote it; "
+            f"delete it to prepare {subject} again"
         ) from error
-    return SubjectRecord(
-        **{
-            **fields,
-            "shards": tuple(shard_entry(shard) for shard in fields["shards"]),
-            "files": tuple(FileEntry(**file) for file in fields["files"]),
-            "skipped": tuple(Skipped(**skipped) for skipped in fields["skipped"]),
-        }
-    )
 
 
 def complete_manifest(storage: Storage, records: Sequence[SubjectRecord], settings: PreparationSettings) -> Manifest:
@@ -350,6 +343,17 @@ def _naming(what: str) -> Iterator[None]:
         yield
     except BadInput as error:
         raise BadInput(f"{what}: {error}") from error
+
+
+def _record(fields: Mapping[str, Any]) -> SubjectRecord:
+    return SubjectRecord(
+        **{
+            **fields,
+            "shards": tuple(shard_entry(shard) for shard in fields["shards"]),
+            "files": tuple(FileEntry(**file) for file in fields["files"]),
+            "skipped": tuple(Skipped(**skipped) for skipped in fields["skipped"]),
+        }
+    )
 
 
 def _entry_of(record: SubjectRecord) -> FileEntry:

@@ -141,7 +141,7 @@ def is_prepared(storage: Storage, recordings: Sequence[Recording], settings: Pre
     if record.inputs != input_sizes(recordings):
         raise BadInput(
             f"{subject} at {storage.uri} was prepared from other files than RAW holds now "
-            "(their names or sizes differ); choose another folder for the shards"
+            f"(their names or sizes differ); delete {subject} there to prepare it again, or choose another folder"
         )
     return True
 

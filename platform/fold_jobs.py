@@ -92,7 +92,7 @@ class FoldJobSearcher(Searcher):
         if isinstance(job, Wait):
             time.sleep(ASK_AGAIN_SECONDS)
             return None
-        assert job.fold is not None  # noqa: S101 - the search makes fold jobs only
+        assert job.fold is not None
         self._jobs.in_flight[trial_id] = (job.trial, job.fold.number)
         return {"job": job}
 

@@ -12,7 +12,8 @@ import dataclasses
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -116,7 +117,10 @@ def mean(scores: Mapping[int, float]) -> float:
 
 
 class Ledger:
-    """The records of one study; opened by the driver, which alone writes."""
+    """The records of one study; opened by the driver, which alone writes.
+
+    Every write is one statement, committed before the method returns; BadInput where the storage cannot be written.
+    """
 
     def __init__(self, study: optuna.Study) -> None:
         self._study = study
@@ -150,8 +154,9 @@ class Ledger:
             user_attrs={_CONFIGURATION: proposal.configuration},
         )
         trial.datetime_start = datetime.now()  # noqa: DTZ005 - Optuna's own convention: local, naive
-        trial_id = self._storage.create_new_trial(self._study_id, template_trial=trial)
-        return self._reread(self._storage.get_trial(trial_id))
+        with self._writing():
+            trial_id = self._storage.create_new_trial(self._study_id, template_trial=trial)
+            return self._reread(self._storage.get_trial(trial_id))
 
     def commit(self, record: FoldRecord) -> None:
         """Write a fold job's record in one statement; a job that was recorded before keeps its first record.
@@ -164,7 +169,8 @@ class Ledger:
         fields = dataclasses.asdict(record)
         fields["test_score"] = _seal(record.test_score)
         key = f"{_FOLD}{record.fold:04d}"
-        self._storage.set_trial_user_attr(self._trial_id(record.trial), key, fields)
+        with self._writing():
+            self._storage.set_trial_user_attr(self._trial_id(record.trial), key, fields)
         records = {**trial.records, record.fold: record}
         self._trials[record.trial] = dataclasses.replace(trial, records=records)
 
@@ -174,8 +180,12 @@ class Ledger:
         The intermediate value is the running mean over folds, its step their number (Optuna's TPE ranks a pruned
         trial by its last step).  COMPLETE only with all folds, FAIL where a fold job failed, else PRUNED.
         """
-        trial = self._trials[number]
-        live = optuna.trial.Trial(self._study, self._trial_id(number))
+        with self._writing():
+            return self._tell(self._trials[number], num_folds)
+
+    def _tell(self, trial: LedgerTrial, num_folds: int) -> str:
+        trial_id = self._trial_id(trial.number)
+        live = optuna.trial.Trial(self._study, trial_id)
         scores = list(trial.scores.values())
         if trial.failure:
             live.set_user_attr("failure", trial.failure)
@@ -185,7 +195,7 @@ class Ledger:
             is_complete = len(scores) == num_folds
             value = sum(scores) / len(scores) if is_complete else None
             self._study.tell(live, value, state=TrialState.COMPLETE if is_complete else TrialState.PRUNED)
-        return self._reread(self._storage.get_trial(self._trial_id(number))).state
+        return self._reread(self._storage.get_trial(trial_id)).state
 
     def baseline_folds(self) -> set[int]:
         """Return the folds whose baselines are scored."""
@@ -206,7 +216,7 @@ class Ledger:
     def commit_baselines(self, fold: int, scores: Mapping[str, tuple[float, float]]) -> None:
         """Write all baselines' (validation, test) scores of one fold."""
         sealed = {name: {"validation": pair[0], "test": _seal(pair[1])} for name, pair in scores.items()}
-        self._study.set_user_attr(f"{_BASELINES}{fold:04d}", sealed)
+        self._set(f"{_BASELINES}{fold:04d}", sealed)
 
     @property
     def is_closed(self) -> bool:
@@ -218,7 +228,7 @@ class Ledger:
         closings = [*self._study.user_attrs.get(_CLOSED, [])]
         if not closings or closings[-1]["trials"] != len(self._trials):
             now = datetime.now(UTC).isoformat(timespec="seconds")
-            self._study.set_user_attr(_CLOSED, [*closings, {"trials": len(self._trials), "at": now}])
+            self._set(_CLOSED, [*closings, {"trials": len(self._trials), "at": now}])
 
     def test_scores(self, number: int) -> dict[int, float]:
         """Return a finalist's test scores by fold; BadInput before the study is closed."""
@@ -229,11 +239,25 @@ class Ledger:
 
     def note(self, key: str, value: Any) -> None:  # noqa: ANN401 - JSON
         """Keep something of the study's own, as where its tracking run lies."""
-        self._study.set_user_attr(f"note/{key}", value)
+        self._set(f"note/{key}", value)
 
     def noted(self, key: str) -> Any:  # noqa: ANN401 - JSON
         """Return what was noted under a key, or None."""
         return self._study.user_attrs.get(f"note/{key}")
+
+    def _set(self, key: str, value: Any) -> None:  # noqa: ANN401 - JSON
+        with self._writing():
+            self._study.set_user_attr(key, value)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            raise BadInput(
+                f"the storage of study {self.name} cannot be written: {_reason(error)}; see that the database can be "
+                "reached and its disk has room, then run the same command again: nothing committed is lost"
+            ) from error
 
     def _frozen(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
@@ -278,6 +302,10 @@ def open_ledger(storage_url: str, name: str, terms: Mapping[str, Any]) -> Ledger
             f"cannot use the study storage {shown}: {reason}; "
             "give --study-storage a URL such as sqlite:////absolute/path/studies.db or postgresql+psycopg2://user@host/database"
         ) from error
+
+
+def _reason(error: BaseException) -> str:
+    return str(error.__cause__ or error).splitlines()[0]
 
 
 def _checked_url(url: str) -> str:

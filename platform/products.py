@@ -8,6 +8,7 @@ Legend of shapes: V voxels, K patterns, N training windows, T windows of one run
 import hashlib
 import io
 import json
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,6 +20,7 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
+from datasets.errors import BadInput
 from datasets.shards import VOXELS, ShardEntry, read_manifest, read_table
 from datasets.storage import Storage, open_storage, write_whole
 from platform.band_power import lagged_band_power
@@ -187,8 +189,12 @@ class StudyData:
         digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
         path = self.folder / "products" / f"{name}-{digest}.npz"
         made_once(path, lambda: _save_arrays(path, compute()))
-        with np.load(path) as arrays:
-            return {key: arrays[key] for key in arrays.files}
+        try:
+            with np.load(path) as arrays:
+                return {key: arrays[key] for key in arrays.files}
+        except (zipfile.BadZipFile, EOFError, ValueError) as error:
+            path.unlink(missing_ok=True)
+            raise BadInput(f"the cached {path} was torn and is deleted; run the same command again") from error
 
     def _gram_of(self, subjects: Sequence[str]) -> NDArray[np.float32]:
         everyone = list(self.manifest.subjects)

@@ -186,7 +186,7 @@ class FoldEvaluator:
 
 def _run_here(job: Job, worker: Worker) -> FoldRecord:
     fold = job.fold
-    assert fold is not None  # noqa: S101 - run_fold_job has checked it
+    assert fold is not None
     data = open_data(job.data)
     products = _products(job, data)
     evaluator = FoldEvaluator(data, fold, products, has_basis=bool(_training_config(job).output_rank))
@@ -235,8 +235,8 @@ def _training_config(job: Job) -> TrainingConfig:
 
 def _run_on_workers(job: Job, workers: Workers) -> FoldRecord:
     outcome = _fit_with_ray_train(job, workers).return_value
-    if isinstance(outcome, str):
-        raise TrainingDiverged(outcome)
+    if not isinstance(outcome, FoldRecord):
+        raise TrainingDiverged(str(outcome))
     return outcome
 
 
@@ -255,7 +255,9 @@ def _fit_with_ray_train(job: Job, workers: Workers) -> Result:
             name=f"trial-{job.trial:04d}-{part}-{time.time_ns()}", storage_path=workers.storage
         ),
     )
-    return trainer.fit()
+    result = trainer.fit()
+    assert isinstance(result, Result)
+    return result
 
 
 def _train_worker(config: dict[str, Any]) -> FoldRecord | str:

@@ -319,6 +319,12 @@ def test_a_damaged_manifest_is_refused_and_left_as_it_is(copy, raw, inline):
     assert (copy / MANIFEST).read_text() == "{}"
 
 
+@pytest.mark.parametrize("content", ["", "{}", "[]", "no JSON", '{"shards": [1]}'])
+def test_a_damaged_record_of_a_subject_is_named(copy, raw, inline, content):
+    (copy / "sub-02" / "subject.json").write_text(content)
+    assert_refused(inline(raw, copy), "sub-02/subject.json", "delete it to prepare sub-02 again")
+
+
 # What cannot be used
 
 

@@ -1,0 +1,21 @@
+"""``python -m benchmarks``: run every benchmark and print one table, for ``make bench``."""
+
+import sys
+
+from benchmarks import batches, fold_jobs, shard_formats
+from benchmarks.table import print_table
+
+BENCHMARKS = {"shard_formats": shard_formats, "batches": batches, "fold_jobs": fold_jobs}
+
+
+def main() -> None:
+    """Measure everything, one benchmark after the other."""
+    rows = []
+    for name, benchmark in BENCHMARKS.items():
+        print(f"measuring {name}", file=sys.stderr)
+        rows += benchmark.measure()
+    print_table(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""The whole search as a user runs it: real Ray, Optuna and MLflow, on a small prepared study."""
+
+import signal
+import sqlite3
+from pathlib import Path
+
+import pytest
+from searching import QUICK, finish_search, search, start_search, stop_after_fold_jobs, table
+from small_study import write_small_study
+
+TRIALS = ("--trials", "3", "--commit-lag", "1", "--seed", "3")
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return str(write_small_study(tmp_path_factory.mktemp("study") / "shards", volumes=40))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shards, tmp_path_factory):
+    """A study that nobody disturbed, at concurrency 2: its folder and what it printed."""
+    home = tmp_path_factory.mktemp("undisturbed")
+    return home, search(home, "transformer", "--shards", shards, *TRIALS, *QUICK)
+
+
+def mlflow_rows(home: Path, query: str) -> list[tuple]:
+    with sqlite3.connect(home / "mlflow.db") as database:
+        return database.execute(query).fetchall()
+
+
+def test_a_search_ends_with_the_best_configuration_beside_every_baseline(undisturbed):
+    home, printed = undisturbed
+    for expected in ("best configuration (trial", "baseline zero", "baseline events", "baseline ridge_band_power"):
+        assert expected in printed
+    assert f"mlflow ui --backend-store-uri sqlite:///{home}/mlflow.db" in printed
+
+
+def test_every_trial_is_a_child_run_with_one_validation_score_per_fold(undisturbed):
+    home, _ = undisturbed
+    parents = mlflow_rows(home, "SELECT run_uuid, status FROM runs WHERE name = 'transformer'")
+    assert [status for _, status in parents] == ["FINISHED"]
+    children = mlflow_rows(
+        home,
+        "SELECT r.name, r.status FROM runs r JOIN tags t USING (run_uuid) "
+        f"WHERE t.key = 'mlflow.parentRunId' AND t.value = '{parents[0][0]}' ORDER BY 1",
+    )
+    assert [name for name, _ in children] == ["trial-0000", "trial-0001", "trial-0002"]
+    scores = mlflow_rows(
+        home,
+        "SELECT m.step, m.value FROM metrics m JOIN runs r USING (run_uuid) "
+        "WHERE r.name = 'trial-0000' AND m.key = 'validation_temporal_r_responsive' ORDER BY 1",
+    )
+    assert [step for step, _ in scores] == [0, 1, 2, 3, 4]
+    records = table(home)["records"]
+    assert [value for _, value in scores] == [records[f"transformer/0/COMPLETE/fold/{k:04d}"]["score"] for k in range(5)]
+
+
+def test_the_winners_model_and_figure_are_artifacts_of_the_studys_run(undisturbed):
+    home, _ = undisturbed
+    artifacts = {path.name for path in (home / "mlartifacts").rglob("*") if path.is_file()}
+    assert {"target_and_prediction.png", "MLmodel", "comparison.json"} <= artifacts
+
+
+def test_test_scores_are_in_no_childs_metrics(undisturbed):
+    home, _ = undisturbed
+    keys = mlflow_rows(
+        home, "SELECT DISTINCT m.key FROM metrics m JOIN runs r USING (run_uuid) WHERE r.name LIKE 'trial-%'"
+    )
+    assert keys
+    assert not [key for (key,) in keys if "test" in key]
+
+
+def test_no_trial_is_left_running(undisturbed):
+    home, _ = undisturbed
+    assert {key.split("/")[2] for key in table(home)["records"]} <= {"COMPLETE", "PRUNED"}
+
+
+def test_the_same_command_again_runs_no_job_and_prints_the_same_result(undisturbed, shards):
+    home, printed = undisturbed
+    before = table(home)
+    again = search(home, "transformer", "--shards", shards, *TRIALS, *QUICK)
+    assert "fold job" not in again
+    assert again[again.index("=====") :] == printed[printed.index("=====") :]
+    assert table(home) == before
+    assert len(mlflow_rows(home, "SELECT run_uuid FROM runs")) == 4
+
+
+def test_a_search_killed_twice_and_run_with_one_job_at_a_time_gives_the_same_study(undisturbed, shards, tmp_path):
+    command = ("transformer", "--shards", shards, *TRIALS, *QUICK, "--concurrency", "1")
+    stop_after_fold_jobs(start_search(tmp_path, *command), 2, signal.SIGKILL, group=True)
+    stop_after_fold_jobs(start_search(tmp_path, *command), 6, signal.SIGKILL, group=False)
+    search(tmp_path, *command)
+    assert table(tmp_path) == table(undisturbed[0])
+
+
+def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(undisturbed, shards, tmp_path):
+    command = ("transformer", "--shards", shards, *TRIALS, *QUICK)
+    process = start_search(tmp_path, *command)
+    printed = stop_after_fold_jobs(process, 3, signal.SIGINT, group=True)
+    assert process.returncode == 130, printed[-3000:]
+    assert "interrupted; the same command goes on from here" in printed
+    assert "Traceback" not in printed
+    assert {"fold/0000", "fold/0001"} <= {key.split("/", 3)[3] for key in table(tmp_path)["records"]}
+    search(tmp_path, *command)
+    assert table(tmp_path) == table(undisturbed[0])
+
+
+def test_a_time_budget_ends_the_search_and_the_same_command_goes_on(shards, tmp_path):
+    command = ("transformer", "--shards", shards, "--trials", "2", *QUICK)
+    first = search(tmp_path, *command, "--time-budget", "0.0001")
+    assert "no trial has run on all 5 folds yet" in first
+    assert "best configuration (trial" in search(tmp_path, *command)
+
+
+def test_other_terms_under_the_same_name_are_refused_with_the_difference(undisturbed, shards):
+    home, _ = undisturbed
+    before = table(home)
+    process = start_search(home, "transformer", "--shards", shards, *TRIALS, *QUICK, "--sampler", "random")
+    printed = finish_search(process)
+    assert process.returncode == 2
+    assert "sampler was 'tpe' and is now 'random'" in printed
+    assert "Traceback" not in printed
+    assert table(home) == before
+
+
+def test_a_search_goes_on_without_mlflow_and_sends_what_is_missing_later(undisturbed, shards, tmp_path):
+    command = ("transformer", "--shards", shards, "--trials", "1", *QUICK)
+    printed = search(tmp_path, *command, "--tracking", "http://127.0.0.1:9")
+    assert "MLflow could not be reached" in printed
+    assert "best configuration (trial 0)" in printed
+    search(tmp_path, *command)
+    runs = mlflow_rows(tmp_path, "SELECT name, status FROM runs ORDER BY name")
+    assert runs == [("transformer", "FINISHED"), ("trial-0000", "FINISHED")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("perceptron", "--shards", "{shards}"), "ARCHITECTURE must be one of transformer"),
+        (("transformer",), "no shards are configured"),
+        (("transformer", "--shards", "{tmp}/nothing"), "python -m datasets.prepare"),
+        (("transformer", "--shards", "{foreign}"), "holds no shards of this project"),
+        (("transformer", "--shards", "{changed}"), "was changed after it was written"),
+        (("transformer", "--shards", "{damaged}"), "is not the file that the manifest names"),
+        (("transformer", "--shards", "{three}"), "a fold needs 4 or more subjects"),
+        (("transformer", "--shards", "{shards}", "--study-storage", "sqlite:///relative.db"), "needs an absolute path"),
+        (("transformer", "--shards", "{shards}", "--study-storage", "oracel://host/db"), "cannot use the study storage"),
+        (("transformer", "--shards", "{shards}", "--tracking", "./mlruns"), "--tracking must be a database or server"),
+        (("transformer", "--shards", "gopher://host/shards"), "must be a local folder or start with s3://"),
+        (("transformer", "--shards", "{shards}", "--workers-per-trial", "64", "--cpus", "2"), "the cluster has 2 CPUs"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_bad_input_is_one_line_and_exit_status_2(arguments, expected, shards, bad_shards, tmp_path):
+    filled = [each.format(shards=shards, tmp=tmp_path, **bad_shards) for each in arguments]
+    process = start_search(tmp_path / "home", *filled)
+    printed = finish_search(process, minutes=2)
+    errors = [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert process.returncode == 2, printed
+    assert len(errors) == 1
+    assert expected in errors[0]
+    assert "Traceback" not in printed
+
+
+@pytest.fixture(scope="module")
+def bad_shards(shards, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bad")
+    foreign = folder / "foreign"
+    foreign.mkdir()
+    (foreign / "manifest.json").write_text('{"format": "something else"}')
+    changed = write_small_study(folder / "changed", volumes=20)
+    manifest = changed / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"task": "auditory"', '"task": "visual"', 1))
+    damaged = write_small_study(folder / "damaged", volumes=20)
+    shard = sorted(damaged.rglob("*run-1.parquet"))[0]
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    three = write_small_study(folder / "three", subjects=3, volumes=20)
+    return {"foreign": foreign, "changed": changed, "damaged": damaged, "three": three}

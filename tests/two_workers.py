@@ -1,0 +1,82 @@
+"""Train one small model in one process, or in several under DistributedDataParallel without Ray: same arithmetic.
+
+Importable, so that spawned processes find it.
+"""
+
+from datetime import timedelta
+
+import numpy as np
+import torch
+from torch import distributed, multiprocessing, nn
+
+from platform.loop import Epochs, History, TrainingConfig, TrainingSet, Worker, train
+from platform.models import ARCHITECTURES
+from platform.models.shape import ModelShape
+from platform.windows import WINDOW_VOLUMES, CachedRun
+
+CHANNELS, VOXELS, RATE_HZ, WINDOWS = 3, 8, 125, 19
+"""With batches of 6, the last one holds a single window: fewer than there are workers."""
+
+
+def example_run(seed: int = 0) -> CachedRun:
+    rng = np.random.default_rng(seed)
+    rows = WINDOWS + WINDOW_VOLUMES
+    return CachedRun(
+        subject="sub-01",
+        task="auditory",
+        run=1,
+        eeg_CS=rng.standard_normal((CHANNELS, rows * 2 * RATE_HZ)).astype(np.float16),
+        bold_RV=rng.standard_normal((rows, VOXELS)).astype(np.float16),
+        samples_per_volume=2 * RATE_HZ,
+    )
+
+
+def example_model(dropout: float = 0.0) -> nn.Module:
+    shape = ModelShape(
+        num_channels=CHANNELS,
+        num_samples=WINDOW_VOLUMES * 2 * RATE_HZ,
+        num_volumes=WINDOW_VOLUMES,
+        rate_hz=RATE_HZ,
+        grid_shape=(2, 2, 2),
+        voxel_indices=torch.cartesian_prod(*[torch.arange(2)] * 3),
+        basis=None,
+    )
+    torch.manual_seed(0)
+    config = ARCHITECTURES["transformer"].config(width=8, num_heads=2, dropout=dropout)
+    return ARCHITECTURES["transformer"].build(config, shape)
+
+
+def trained(worker: Worker, optimizer: str, patience: int) -> tuple[History, nn.Module]:
+    """Train for a few epochs as this worker; scores fall from the third epoch on."""
+    model = example_model()
+    if worker.world_size > 1:
+        model = nn.parallel.DistributedDataParallel(model)
+    scores = iter([(0.1, 0.1), (0.2, 0.2), (0.3, 0.3), *[(0.0, 0.0)] * 20])
+    history = train(
+        model,
+        TrainingSet(runs=[example_run()], coefficients_NK=None),
+        TrainingConfig(output_rank=0, batch_size=6, learning_rate=3e-3, optimizer=optimizer),
+        Epochs(maximum=6, patience=patience),
+        seed=3,
+        worker=worker,
+        evaluate=lambda _: next(scores),
+    )
+    return history, model
+
+
+def losses_of_workers(count: int, port: int, folder: str, optimizer: str, patience: int) -> list[list[float]]:
+    """Train in so many processes and return the loss curve that each of them saw."""
+    multiprocessing.spawn(_be_worker, args=(count, port, folder, optimizer, patience), nprocs=count)
+    return [torch.load(f"{folder}/{rank}.pt") for rank in range(count)]
+
+
+def _be_worker(rank: int, count: int, port: int, folder: str, optimizer: str, patience: int) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=count, timeout=timedelta(seconds=60)
+    )
+    try:
+        history, _ = trained(Worker(rank=rank, world_size=count), optimizer, patience)
+        torch.save(history.loss, f"{folder}/{rank}.pt")
+    finally:
+        distributed.destroy_process_group()
