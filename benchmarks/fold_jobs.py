@@ -21,7 +21,7 @@ from platform.ledger import FoldRecord, LedgerTrial, open_ledger
 from platform.loop import Epochs
 from platform.products import DataSettings
 from platform.racing import RacingSettings
-from platform.samplers import propose
+from platform.samplers import Proposal, propose
 from platform.training import Job, Workers, job_seed, run_fold_job
 from search_spaces import SEARCH_SPACES
 
@@ -72,21 +72,20 @@ def _pace(place: Path, data: DataSettings, folds: Sequence[Fold], *, concurrency
     )
 
 
-def _propose(number: int, told_up_to: int) -> object:
+def _propose(number: int, told_up_to: int) -> Proposal:
     del told_up_to
     return propose([], "random", SEARCH_SPACES[ARCHITECTURE], 0, number)
 
 
 def _job(data: DataSettings, trial: LedgerTrial, fold: Fold) -> Job:
-    """Return a job of the default configuration, so that all jobs are equally long."""
-    del trial
+    """Return a job of one configuration whatever the trial, so that all jobs are equally long."""
     return Job(
         data=data,
         architecture=ARCHITECTURE,
         configuration={"output_rank": 16},
         epochs=EPOCHS,
-        seed=job_seed(0, 0, fold.number),
-        trial=0,
+        seed=job_seed(0, trial.number, fold.number),
+        trial=trial.number,
         fold=fold,
     )
 

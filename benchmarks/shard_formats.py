@@ -18,7 +18,7 @@ from datasets.shards import FileEntry, quantise, read_table, shard_table, write_
 from datasets.storage import Storage, open_storage
 from platform.windows import WINDOW_VOLUMES
 
-FloatArray = NDArray[np.floating]
+FloatArray = NDArray[np.float32]
 Write = Callable[[Storage, FloatArray, FloatArray], FileEntry]
 STREAM_ROWS, WINDOW_ROWS = 34, 31  # rows of a row group
 
@@ -39,8 +39,9 @@ def measure() -> list[Row]:
 
 def write_int16(storage: Storage, eeg_RCS: FloatArray, bold_RV: FloatArray) -> FileEntry:
     """Write int16 steps, delta-packed, one row per volume: what shards are."""
-    steps = [quantise(values)[0] for values in (eeg_RCS, bold_RV)]
-    return write_shard(storage, "int16.parquet", shard_table("sub-01", "auditory", 1, *steps, layout_of(FULL)))
+    eeg_steps_RCS, bold_steps_RV = quantise(eeg_RCS)[0], quantise(bold_RV)[0]
+    table = shard_table("sub-01", "auditory", 1, eeg_steps_RCS, bold_steps_RV, layout_of(FULL))
+    return write_shard(storage, "int16.parquet", table)
 
 
 def write_float16(storage: Storage, eeg_RCS: FloatArray, bold_RV: FloatArray) -> FileEntry:

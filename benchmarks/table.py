@@ -4,13 +4,12 @@ Takes what was measured; gives one Markdown table.  Does nothing when run.
 """
 
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-
-import platform
 
 PACKAGES = ("numpy", "pyarrow", "torch", "ray", "optuna")
 UNKNOWN = "unknown"
@@ -63,7 +62,7 @@ def _machine() -> str:
 
 def _versions() -> str:
     packages = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
-    return f"Versions: Python {platform.python_version()}, {packages}."
+    return f"Versions: Python {sys.version.split()[0]}, {packages}."
 
 
 def _field_of(path: Path, name: str) -> str:

@@ -74,7 +74,8 @@ def table(home: Path) -> dict[str, object]:
             "JOIN trial_user_attributes u USING (trial_id) ORDER BY 1, 2, 4"
         ).fetchall()
         params = database.execute(
-            "SELECT t.number, p.param_name, p.param_value FROM trials t JOIN trial_params p USING (trial_id) ORDER BY 1, 2"
+            "SELECT t.number, p.param_name, p.param_value FROM trials t JOIN trial_params p USING (trial_id) "
+            "ORDER BY 1, 2"
         ).fetchall()
     records = {}
     for study, number, state, key, value in rows:

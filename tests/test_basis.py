@@ -74,9 +74,7 @@ def test_more_patterns_than_volumes_are_cut(runs):
 @pytest.fixture
 def products(runs) -> TrainingProducts:
     patterns_KV, coefficients_NK = components(runs, 12)
-    return TrainingProducts(
-        weights_V=np.ones(V, np.float32), patterns_KV=patterns_KV, coefficients_NK=coefficients_NK
-    )
+    return TrainingProducts(weights_V=np.ones(V, np.float32), patterns_KV=patterns_KV, coefficients_NK=coefficients_NK)
 
 
 def test_a_lower_rank_keeps_the_leading_patterns_and_the_volumes(products):

@@ -161,7 +161,7 @@ def test_weight_decay_makes_weights_smaller(name):
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_a_schedule_stays_between_zero_and_one_and_never_jumps(name):
     factors = [SCHEDULES[name](done) for done in SHARES_DONE]
-    assert 0 <= min(factors) and max(factors) <= 1
+    assert min(factors) >= 0 and max(factors) <= 1
     assert max(abs(one - other) for one, other in zip(factors, factors[1:], strict=False)) < 0.02
 
 

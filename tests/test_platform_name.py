@@ -2,14 +2,13 @@
 
 import ast
 import importlib.util
-import os
-import subprocess
 import sys
 import sysconfig
 from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
+from environments import borrowing_python, run
 
 ROOT = Path(__file__).resolve().parent.parent
 PROBE = (
@@ -30,40 +29,11 @@ def standard_namespace() -> set[str]:
     return names | {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
 
 
-def environment(**changes: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "RAY_"))}
-    return {**kept, **changes}
-
-
-def run(*words: str | Path, cwd: Path = ROOT, **changes: str) -> str:
-    done = subprocess.run(
-        [str(word) for word in words],
-        cwd=cwd,
-        env=environment(**changes),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
     """Return the Python of a fresh virtual environment with our wheel in it; libraries are borrowed, not installed."""
     pytest.importorskip("hatchling", reason="building the wheel needs hatchling")
-    if not (ROOT / "README.md").exists():
-        pytest.skip("building the wheel needs README.md")
-    folder = tmp_path_factory.mktemp("installed")
-    run(sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", folder)
-    run(sys.executable, "-m", "venv", "--without-pip", folder / "venv")
-    python = folder / "venv" / "bin" / "python"
-    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip())
-    wheel = next(folder.glob("*.whl"))
-    run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", site, wheel)
-    (site / "zz_borrowed.pth").write_text(f"{sysconfig.get_path('purelib')}\n")  # read after ours
-    return python
+    return borrowing_python(tmp_path_factory.mktemp("installed"), with_wheel=True)
 
 
 # The package is the module

@@ -52,7 +52,8 @@ def test_every_trial_is_a_child_run_with_one_validation_score_per_fold(undisturb
     )
     assert [step for step, _ in scores] == [0, 1, 2, 3, 4]
     records = table(home)["records"]
-    assert [value for _, value in scores] == [records[f"transformer/0/COMPLETE/fold/{k:04d}"]["score"] for k in range(5)]
+    committed = [records[f"transformer/0/COMPLETE/fold/{fold:04d}"]["score"] for fold in range(5)]
+    assert [value for _, value in scores] == committed
 
 
 def test_the_winners_model_and_figure_are_artifacts_of_the_studys_run(undisturbed):
@@ -143,8 +144,8 @@ def test_a_search_goes_on_without_mlflow_and_sends_what_is_missing_later(undistu
         (("transformer", "--shards", "{changed}"), "was changed after it was written"),
         (("transformer", "--shards", "{damaged}"), "is not the file that the manifest names"),
         (("transformer", "--shards", "{three}"), "a fold needs 4 or more subjects"),
-        (("transformer", "--shards", "{shards}", "--study-storage", "sqlite:///relative.db"), "needs an absolute path"),
-        (("transformer", "--shards", "{shards}", "--study-storage", "oracel://host/db"), "cannot use the study storage"),
+        (("transformer", "--shards", "{shards}", "--study-storage", "sqlite:///here.db"), "needs an absolute path"),
+        (("transformer", "--shards", "{shards}", "--study-storage", "oracel://host/db"), "cannot use the study"),
         (("transformer", "--shards", "{shards}", "--tracking", "./mlruns"), "--tracking must be a database or server"),
         (("transformer", "--shards", "gopher://host/shards"), "must be a local folder or start with s3://"),
         (("transformer", "--shards", "{shards}", "--workers-per-trial", "64", "--cpus", "2"), "the cluster has 2 CPUs"),

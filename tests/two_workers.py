@@ -14,8 +14,8 @@ from platform.models import ARCHITECTURES
 from platform.models.shape import ModelShape
 from platform.windows import WINDOW_VOLUMES, CachedRun
 
-CHANNELS, VOXELS, RATE_HZ, WINDOWS = 3, 8, 125, 19
-"""With batches of 6, the last one holds a single window: fewer than there are workers."""
+CHANNELS, VOXELS, RATE_HZ, WINDOWS = 3, 8, 125, 22
+"""With batches of 7, two workers have unequal shares, and the last batch holds a single window: none for the second."""
 
 
 def example_run(seed: int = 0) -> CachedRun:
@@ -55,7 +55,7 @@ def trained(worker: Worker, optimizer: str, patience: int) -> tuple[History, nn.
     history = train(
         model,
         TrainingSet(runs=[example_run()], coefficients_NK=None),
-        TrainingConfig(output_rank=0, batch_size=6, learning_rate=3e-3, optimizer=optimizer),
+        TrainingConfig(output_rank=0, batch_size=7, learning_rate=3e-3, optimizer=optimizer),
         Epochs(maximum=6, patience=patience),
         seed=3,
         worker=worker,
