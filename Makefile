@@ -33,8 +33,8 @@ test: lint  ## check style and types, run the tests that take seconds
 test-long: lint  ## the same with every test
 	$(LOCAL) $(PYTHON) -m pytest $(PYTEST_OPTIONS)
 
-bench: $(VENV)/.installed-dev  ## run every script in benchmarks/
-	@for script in benchmarks/*.py; do echo "== $$script"; $(LOCAL) $(PYTHON) "$$script" || exit 1; done
+bench: $(VENV)/.installed-dev  ## run every benchmark, print one table (docs/measurements.md)
+	@$(LOCAL) $(PYTHON) -m benchmarks
 
 lint: $(VENV)/.installed-dev  ## check style and types
 	$(PYTHON) -m ruff check

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.linalg import eigh
 from scipy.sparse.linalg import eigsh
+
+DENSE_VOLUMES = 4000
 
 
 def gram_matrix(runs: Sequence[NDArray[np.float16]]) -> NDArray[np.float32]:
@@ -35,11 +38,10 @@ def principal_components(
     Args:
         gram_NN: the Gram matrix of just these runs' volumes, in their order.
         runs: their volumes, each (volumes, V).
-        rank: patterns wanted; as many as there are volumes, at the most.
+        rank: patterns wanted; fewer than there are volumes, and no more than voxels, are given.
     """
-    num_volumes = len(gram_NN)
-    rank = min(rank, num_volumes - 1)
-    values_K, vectors_NK = eigsh(gram_NN.astype(np.float64), k=rank, v0=np.ones(num_volumes))
+    rank = min(rank, len(gram_NN) - 1, runs[0].shape[1])
+    values_K, vectors_NK = _leading(gram_NN.astype(np.float64), rank)
     order = np.argsort(values_K)[::-1]
     singular_K = np.sqrt(np.maximum(values_K[order], 1e-6))
     vectors_NK = vectors_NK[:, order]
@@ -50,3 +52,11 @@ def principal_components(
         patterns_KV += share_KT @ run.astype(np.float32)
         start += len(run)
     return patterns_KV, (vectors_NK * singular_K).astype(np.float32)
+
+
+def _leading(gram_NN: NDArray[np.float64], rank: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the largest eigenvalues and their eigenvectors, both repeatable; the method is the faster one by size."""
+    num_volumes = len(gram_NN)
+    if num_volumes <= DENSE_VOLUMES:
+        return eigh(gram_NN, subset_by_index=[num_volumes - rank, num_volumes - 1])
+    return eigsh(gram_NN, k=rank, v0=np.ones(num_volumes))

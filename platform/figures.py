@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 @contextmanager
 def trace_figure(trace: Mapping[str, Any]) -> Iterator[Figure]:
     """Draw target and prediction of one run of a validation subject, each scaled to unit variance."""
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
     axes = figure.add_subplot()
     seconds = trace["first_s"] + np.arange(len(trace["target"])) * trace["step_s"]
     target, prediction = (_standardised(np.array(trace[name])) for name in ("target", "prediction"))
@@ -23,13 +23,13 @@ def trace_figure(trace: Mapping[str, Any]) -> Iterator[Figure]:
     axes.plot(seconds, target, color="0.45", linewidth=1, label="target (recorded BOLD)")
     axes.plot(seconds, prediction, color="tab:red", linewidth=1.2, label="prediction from EEG")
     axes.set_xlabel("seconds from the start of the run")
-    axes.set_ylabel("responsive voxels, weighted mean (SD)")
+    axes.set_ylabel("responsive voxels (SD)")
     axes.set_title(
         f"{trace['recording']}, a subject that this fold's model was not trained on: r = {correlation:+.2f}\n"
         "the best epoch was chosen on another subject; the configuration was chosen on this one too",
         fontsize=9,
     )
-    axes.legend(loc="upper right", ncols=2, frameon=False, fontsize=8)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     yield figure
     figure.clear()

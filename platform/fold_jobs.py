@@ -13,7 +13,7 @@ from typing import Any
 from ray import tune
 from ray.tune.search import Searcher
 
-from platform.ledger import FoldRecord, Ledger, LedgerTrial
+from platform.ledger import FoldRecord, Ledger, LedgerTrial, opened, sealed
 from platform.racing import Done, Propose, RacingSettings, RunFold, Wait, is_settled, next_job
 from platform.samplers import Proposal
 from platform.training import Job, Workers, run_fold_job
@@ -66,7 +66,7 @@ class FoldJobs:
     def tell_settled(self, up_to: int) -> None:
         """Tell Optuna, in order, of the settled trials up to this number and of no other."""
         progress = [trial.progress for trial in self.ledger.trials]
-        for trial in progress[: up_to + 1]:
+        for trial in progress[: max(0, up_to + 1)]:
             if not trial.is_told and is_settled(trial, progress, self.racing):
                 self.ledger.tell(trial.number, self.racing.num_folds)
                 self.on_told(self.ledger.trials[trial.number])
@@ -100,7 +100,7 @@ class FoldJobSearcher(Searcher):
         """Commit what the job reported, or that it failed for good."""
         trial, fold = self._jobs.in_flight.pop(trial_id)
         if result is not None and "record" in result and not error:
-            self._jobs.commit(result["record"])
+            self._jobs.commit(opened(result["record"]))
             return
         reason = "the fold job ended without a result (worker lost, out of memory, or an error: see Ray's log)"
         self._jobs.commit(FoldRecord(trial=trial, fold=fold, score=None, stop_reason=reason))
@@ -139,9 +139,9 @@ def run_fold_jobs(jobs: FoldJobs, workers: Workers, concurrency: int, max_failur
 
 
 def run_job(config: dict[str, Any], workers: Workers) -> None:
-    """Run one fold job in a Tune actor and report its record."""
+    """Run one fold job in a Tune actor and report its record, sealed: Tune writes what it is told to files."""
     record = run_fold_job(config["job"], workers)
-    tune.report({"record": record, "score": record.score if record.score is not None else float("-inf")})
+    tune.report({"record": sealed(record), "score": record.score if record.score is not None else float("-inf")})
 
 
 def _resources(workers: Workers) -> dict[str, float]:

@@ -49,7 +49,8 @@ class FoldRecord:
         stop_reason: why training ended, or why the job failed.
         loss: training loss of every epoch.
         validation: each validation subject's score after every epoch.
-        trace: a validation subject's target and prediction over one run, as the responsive voxels' weighted mean.
+        trace: the first validation subject's target and prediction over one run, as the responsive voxels' weighted
+            mean, after the epoch that the second one chooses.
     """
 
     trial: int
@@ -352,10 +353,19 @@ def _read_trial(trial: FrozenTrial) -> LedgerTrial:
     )
 
 
-def _seal(score: float | None) -> str:
-    return base64.b64encode(json.dumps(score).encode()).decode()
+def sealed(record: FoldRecord) -> str:
+    """Return a whole record under seal, for places that write down what passes through them."""
+    return _seal(dataclasses.asdict(record))
 
 
-def _unseal(sealed: str) -> float | None:
-    value: float | None = json.loads(base64.b64decode(sealed))
-    return value
+def opened(text: str) -> FoldRecord:
+    """Return the record that was sealed."""
+    return FoldRecord(**_unseal(text))
+
+
+def _seal(value: Any) -> str:  # noqa: ANN401 - JSON
+    return base64.b64encode(json.dumps(value).encode()).decode()
+
+
+def _unseal(text: str) -> Any:  # noqa: ANN401 - JSON
+    return json.loads(base64.b64decode(text))

@@ -120,7 +120,7 @@ def train(
     first worker scores; it tells the others when to stop.
 
     Raises:
-        TrainingDiverged: where the loss is no longer finite.
+        TrainingDiverged: where the loss or a score is no longer finite.
     """
     optimizer = OPTIMIZERS[config.optimizer](model.parameters(), config.learning_rate, config.weight_decay)
     index_N2 = training.index
@@ -139,7 +139,9 @@ def train(
             history.scores.append(evaluate(model))
         if report is not None:
             report(epoch, history.loss[-1])
-        if _agree(evaluate is not None and _is_patience_over(history.scores, epochs.patience), worker):
+        if _agree(_is_unscored(history.scores), worker):
+            raise TrainingDiverged("the model predicts what is no number")
+        if _agree(_is_patience_over(history.scores, epochs.patience), worker):
             history.stop_reason = "early stopping"
             break
     return history
@@ -201,12 +203,16 @@ def _mean_over_workers(value: Tensor, worker: Worker) -> float:
 
 
 def _agree(stop: bool, worker: Worker) -> bool:
-    """Return whether the first worker wants to stop, on every worker."""
+    """Return what the first worker says, on every worker."""
     if worker.world_size == 1:
         return stop
     verdict = torch.tensor([stop], dtype=torch.int32, device=worker.device)
     distributed.broadcast(verdict, src=0)
     return bool(verdict.item())
+
+
+def _is_unscored(scores: Sequence[tuple[float, ...]]) -> bool:
+    return bool(scores) and not all(math.isfinite(score) for score in scores[-1])
 
 
 def _is_patience_over(scores: Sequence[tuple[float, ...]], patience: int) -> bool:

@@ -33,9 +33,12 @@ def correlation_over_time(
     """Return Pearson r over time for every voxel, shape (V,), of a prediction and an already high-passed target.
 
     The prediction is high-passed here.  Where nothing but rounding is left of it, it was constant: r is 0 by rule.
+    Where it holds what is no number, every r is nan.
     """
     fluctuation = high_passed(prediction_TV, repetition_time_s)
     power = _power(fluctuation)
+    if not np.isfinite(power).all():
+        return np.full(len(power), np.nan)
     power[power <= _ROUNDING * _power(prediction_TV)] = 0
     product = np.einsum("tv,tv->v", fluctuation, target_TV, dtype=np.float64)
     return correlation_from_products(product, power, _power(target_TV))

@@ -28,7 +28,7 @@ from platform.products import DataSettings, StudyData
 from platform.provenance import code_version
 from platform.racing import RacingSettings
 from platform.samplers import propose, space_digest
-from platform.tracking import Tracker, TrackingSettings
+from platform.tracking import TrackedData, Tracker, TrackingSettings
 from platform.training import Job, Workers, job_seed, open_data, refit
 from platform.windows import eeg_batch, window_index
 from search_spaces import SEARCH_SPACES, SearchSpace
@@ -132,7 +132,7 @@ def search(settings: StudySettings) -> StudyResult:
     ledger = open_ledger(settings.storage_url, settings.name, settings.terms(data.manifest.digest))
     if ledger.noted("uid") is None:
         ledger.note("uid", uuid.uuid4().hex)
-    tracker = Tracker(settings.tracking, ledger, _tags(settings, data))
+    tracker = Tracker(settings.tracking, ledger, _tracked(data), _tags(settings, data))
     status = "KILLED"
     try:
         tracker.send_missing(ledger.trials)
@@ -263,6 +263,10 @@ def _track_winner(settings: StudySettings, data: StudyData, ledger: Ledger, trac
 def _example(settings: StudySettings, data: StudyData) -> NDArray[np.float32]:
     run = open_data(settings.data).runs(data.manifest.subjects[0])[0]
     return eeg_batch([run], window_index([run])[:2]).numpy()
+
+
+def _tracked(data: StudyData) -> TrackedData:
+    return TrackedData(uri=data.storage.uri, digest=data.manifest.digest)
 
 
 def _tags(settings: StudySettings, data: StudyData) -> dict[str, str]:

@@ -4,6 +4,7 @@ Takes what the ledger holds; gives runs that can be browsed.  The ledger is the 
 goes on, and what is missing is sent from the ledger later, once.  All calls are made in one background thread.
 """
 
+import json
 import logging
 import os
 import warnings
@@ -18,7 +19,7 @@ import numpy as np
 import requests
 import torch
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param
+from mlflow.entities import Dataset, DatasetInput, Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
@@ -36,6 +37,9 @@ logger = logging.getLogger(__name__)
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "RUNNING": "RUNNING"}
 OBJECTIVE = "validation_temporal_r_responsive"
 TEST = "test_temporal_r_responsive"
+CHAMPION = "champion"
+"""Alias, in MLflow's model registry, of a study's winner refitted on all subjects."""
+MAX_DIGEST = 36
 _STUDY, _TRIAL, _STATE = "eeg2fmri.study", "eeg2fmri.trial", "eeg2fmri.state"
 _DOWN = (MlflowException, requests.RequestException, SQLAlchemyError, OSError)
 _QUIET = {
@@ -55,14 +59,25 @@ class TrackingSettings:
     """Where artifacts go when the tracking store is a database; a server decides for itself."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrackedData:
+    """Which shards a study reads: where they lie, without credentials, and their manifest's digest."""
+
+    uri: str
+    digest: str
+
+
 class Tracker:
     """Sends one study to MLflow, in the background and in order."""
 
-    def __init__(self, settings: TrackingSettings, ledger: Ledger, tags: Mapping[str, str]) -> None:
+    def __init__(self, settings: TrackingSettings, ledger: Ledger, data: TrackedData, tags: Mapping[str, str]) -> None:
         for name, value in _QUIET.items():
             os.environ.setdefault(name, value)
+        for noisy in ("mlflow", "alembic"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
         self._settings = settings
         self._ledger = ledger
+        self._data = data
         self._tags = {_STUDY: ledger.noted("uid"), **tags}
         self._client = MlflowClient(tracking_uri=settings.uri)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlflow")
@@ -99,7 +114,8 @@ class Tracker:
             with trace_figure(trace) as figure:
                 self._client.log_figure(parent, figure, "target_and_prediction.png")
             with _fluent(self._settings.uri, parent):
-                _log_model(model, example_BCS)
+                version = _log_model(model, example_BCS, self._ledger.name)
+            self._client.set_registered_model_alias(self._ledger.name, CHAMPION, version)
             self._client.set_tag(parent, "mlflow.note.content", _note(winner, baselines, test_scores))
 
         self._submit(send)
@@ -155,6 +171,7 @@ class Tracker:
         if self._parent is None:
             self._parent = self._run_with(self._ledger.name, {**self._tags, _TRIAL: "study"}, {_TRIAL: "study"})
             self._sent = self._states_sent()
+            self._client.log_inputs(self._parent, datasets=[_dataset_input(self._data)])
         return self._parent
 
     def _run_with(self, name: str, tags: Mapping[str, str], key: Mapping[str, str]) -> str:
@@ -212,7 +229,8 @@ def _fluent(uri: str, run_id: str) -> Iterator[None]:
         yield
 
 
-def _log_model(model: nn.Module, example_BCS: NDArray[np.float32]) -> None:
+def _log_model(model: nn.Module, example_BCS: NDArray[np.float32], name: str) -> str:
+    """Log the model to the present run, register it under a name and return its version there."""
     model = model.eval()
     with torch.inference_mode():
         volumes_BV = model(torch.from_numpy(example_BCS)).numpy()
@@ -220,14 +238,16 @@ def _log_model(model: nn.Module, example_BCS: NDArray[np.float32]) -> None:
         inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *example_BCS.shape[1:]))]),
         outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *volumes_BV.shape[1:]))]),
     )
-    mlflow.pytorch.log_model(
+    logged = mlflow.pytorch.log_model(
         model,
         name="model",
+        registered_model_name=name,
         signature=signature,
         pip_requirements=["torch"],
         serialization_format="pt2",
         input_example=example_BCS,
     )
+    return str(logged.registered_model_version)
 
 
 def _comparison(
@@ -269,6 +289,12 @@ def _note(winner: LedgerTrial, baselines: Mapping[str, BaselineFolds], test_scor
         ),
     ]
     return "\n".join(lines)
+
+
+def _dataset_input(data: TrackedData) -> DatasetInput:
+    digest = data.digest[:MAX_DIGEST]
+    source = json.dumps({"uri": data.uri, "manifest_sha256": data.digest})
+    return DatasetInput(Dataset(name="shards", digest=digest, source_type="eeg2fmri-shards", source=source))
 
 
 def _params(configuration: Mapping[str, Any]) -> list[Param]:

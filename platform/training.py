@@ -37,7 +37,7 @@ from platform.loop import (
 from platform.metrics import FloatArray, high_passed, temporal_r
 from platform.models import ARCHITECTURES, Volumes
 from platform.products import DataSettings, StudyData, TrainingProducts, rank_limited
-from platform.selection import cross_selected
+from platform.selection import best_position, cross_selected
 from platform.windows import WINDOW_VOLUMES, CachedRun
 
 WEIGHTS_FILE = "weights.pt"
@@ -206,7 +206,7 @@ def _run_here(job: Job, worker: Worker) -> FoldRecord:
         stop_reason=history.stop_reason,
         loss=tuple(history.loss),
         validation=(tuple(first), tuple(second)),
-        trace=evaluator.trace(selection.chosen),
+        trace=evaluator.trace(best_position(second)),
     )
 
 

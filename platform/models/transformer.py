@@ -62,7 +62,7 @@ class Transformer(nn.Module):
         tokens_BCD = self.embed(eeg_BCS) + self.channel_position
         for layer in self.encoder:
             tokens_BCD = layer(tokens_BCD)
-        slices_BLD = self.slice_queries.expand(len(eeg_BCS), -1, -1)
+        slices_BLD = self.slice_queries.expand(eeg_BCS.shape[0], -1, -1)
         for layer in self.decoder:
             slices_BLD = layer(slices_BLD, tokens_BCD)
         predicted: Tensor = self.head(self.norm(slices_BLD))
