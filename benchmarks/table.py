@@ -57,7 +57,7 @@ def _machine() -> str:
     memory = _field_of(Path("/proc/meminfo"), "MemTotal")
     memory_gb = UNKNOWN if memory == UNKNOWN else f"{int(memory.split()[0]) / 1e6:.0f} GB"
     load = os.getloadavg()[0]
-    return f"Machine: {os.cpu_count()} cores, {cpu}, {memory_gb} memory; load before the end {load:.1f}."
+    return f"Machine: {os.cpu_count()} cores, {cpu}, {memory_gb} memory; load average at the end {load:.1f}."
 
 
 def _versions() -> str:

@@ -83,9 +83,10 @@ def _is_on_one_node(place: str) -> bool:
     return open_storage(place).is_local if "://" not in place or place.startswith("file://") else False
 
 
-def num_cpus() -> int:
-    """Return the CPUs of the connected cluster."""
-    return int(ray.cluster_resources().get("CPU", 0))
+def cluster_size() -> tuple[int, float]:
+    """Return the CPUs and the GPUs of the connected cluster."""
+    resources = ray.cluster_resources()
+    return int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
 
 
 def run_tasks(task: Callable[..., Result], arguments: Sequence[tuple[Any, ...]]) -> Iterator[Result]:

@@ -102,6 +102,11 @@ def positive_number(text: str) -> float:
     return number
 
 
+def number_or_zero(text: str) -> float:
+    """Parse a number of at least 0."""
+    return 0.0 if float(text) == 0 else positive_number(text)
+
+
 def run_command(main: Callable[[], None]) -> int:
     """Run a command and return its exit status: 0, 2 after bad input (one line, no traceback), 130 after Ctrl-C.
 

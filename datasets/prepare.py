@@ -11,7 +11,7 @@ from pathlib import Path
 
 from datasets.bold import BoldSettings
 from datasets.cluster import address_from_environment, check_every_node_sees, connected, run_tasks
-from datasets.command_line import CommandParser, positive_integer, positive_number, run_command
+from datasets.command_line import CommandParser, number_or_zero, positive_integer, positive_number, run_command
 from datasets.eeg import EegSettings
 from datasets.errors import BadInput
 from datasets.oddball import PRESET_EXCLUDED, find_recordings
@@ -77,7 +77,7 @@ def parse_arguments() -> argparse.Namespace:
         default=BoldSettings().registration,
         help="how subjects get to the grid",
     )
-    add("--fwhm", type=positive_number, default=BoldSettings().fwhm_mm, metavar="MM", help="smoothing, mm FWHM")
+    add("--fwhm", type=number_or_zero, default=BoldSettings().fwhm_mm, metavar="MM", help="smoothing, mm FWHM; 0: none")
     add("--high-pass", type=positive_number, default=BoldSettings().high_pass_seconds, metavar="SECONDS",
         help="longest period that stays in BOLD, s")  # fmt: skip
     add(
@@ -85,7 +85,7 @@ def parse_arguments() -> argparse.Namespace:
         type=positive_number,
         default=EegSettings().high_pass_hz,
         metavar="HZ",
-        help="EEG high-pass, Hz",
+        help="EEG high-pass, Hz; 0: none",
     )
     add(
         "--workers",
@@ -107,9 +107,9 @@ def parse_arguments() -> argparse.Namespace:
 def preparation_settings(arguments: argparse.Namespace) -> PreparationSettings:
     """Return the settings that the arguments describe."""
     return PreparationSettings(
-        eeg=EegSettings(high_pass_hz=arguments.eeg_high_pass),
+        eeg=EegSettings(high_pass_hz=arguments.eeg_high_pass or None),
         bold=BoldSettings(
-            registration=arguments.registration, fwhm_mm=arguments.fwhm, high_pass_seconds=arguments.high_pass
+            registration=arguments.registration, fwhm_mm=arguments.fwhm or None, high_pass_seconds=arguments.high_pass
         ),
     )
 

@@ -16,8 +16,8 @@ from platform.events import event_products, fir_responses, sum_arrays
 from platform.metrics import temporal_r
 from platform.selection import cross_selected
 
-SHRINKAGES = (1e2, 1e3, 1e4, 1e5)
-"""Ridge penalties to choose from, in units of a feature's variance times windows."""
+SHRINKAGES = (3e2, 1e3, 3e3, 1e4, 3e4)
+"""Ridge penalties to choose from, added to the features' sums of squares over all training windows."""
 
 Floats = NDArray[np.float32]
 

@@ -116,8 +116,8 @@ def train(
     """Train a model in place and return its history.
 
     With several workers each takes its share of every batch, and the gradients are averaged over the batch: the
-    same batches in the same order give the same model, up to rounding, whatever the number of workers.  Only the
-    first worker scores; it tells the others when to stop.
+    same batches in the same order give the same model, up to rounding, whatever the number of workers; only what
+    dropout draws differs.  Only the first worker scores; it tells the others when to stop.
 
     Raises:
         TrainingDiverged: where the loss or a score is no longer finite.

@@ -80,7 +80,7 @@ def study_settings(arguments: argparse.Namespace) -> StudySettings:
         tracking=TrackingSettings(
             uri=arguments.tracking or f"sqlite:///{home / 'mlflow.db'}",
             experiment=arguments.experiment,
-            artifacts=None if arguments.tracking else (home / "mlartifacts").as_uri(),
+            artifacts=None if _is_server(arguments.tracking) else (home / "mlartifacts").as_uri(),
         ),
         workers=Workers(
             count=arguments.workers_per_trial,
@@ -108,6 +108,10 @@ def whereabouts(settings: StudySettings, *, is_tracked: bool) -> str:
     if uri.startswith("http"):
         return f"{ledger}\nMLflow: {uri}"
     return f"{ledger}\nMLflow's database: {uri}\nopen its UI with:\n\n    mlflow ui --backend-store-uri {uri}\n"
+
+
+def _is_server(tracking: str | None) -> bool:
+    return tracking is not None and tracking.startswith("http")
 
 
 def _shards(given: str | None) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.cluster import num_cpus, run_tasks
+from datasets.cluster import cluster_size, run_tasks
 from datasets.errors import BadInput
 from platform.baseline_jobs import score_baselines
 from platform.fold_jobs import FoldJobs, StudySteps, run_fold_jobs
@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 PROTOCOL_VERSION = 1
 MAX_JOB_FAILURES = 2
+_WINNER_SENT = "winner_sent"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,10 +141,12 @@ def search(settings: StudySettings) -> StudyResult:
         _score_baselines(settings, folds, ledger)
         _run_trials(settings, folds, ledger, tracker)
         ledger.close()
-        _track_winner(settings, data, ledger, tracker)
+        winner = _track_winner(settings, data, ledger, tracker)
         status = "FINISHED"
     finally:
         is_tracked = tracker.finish(status)
+    if is_tracked:
+        ledger.note(_WINNER_SENT, winner)
     return _result(settings, data, ledger, is_tracked=is_tracked)
 
 
@@ -218,11 +221,14 @@ def _job(settings: StudySettings, trial: LedgerTrial, fold: Fold) -> Job:
 def _concurrency(settings: StudySettings) -> int:
     """Return how many jobs may run at once so that every worker group fits into the cluster."""
     workers = settings.workers
-    fitting = num_cpus() // (workers.count * workers.cpus)
+    cpus, gpus = cluster_size()
+    fitting = cpus // (workers.count * workers.cpus)
+    if workers.gpus:
+        fitting = min(fitting, int(gpus / (workers.count * workers.gpus)))
     if fitting < 1:
         raise BadInput(
-            f"a fold job needs {workers.count} workers with {workers.cpus} CPUs each, but the cluster has {num_cpus()} "
-            "CPUs; lower --workers-per-trial or --cpus-per-worker"
+            f"a fold job needs {workers.count} workers with {workers.cpus} CPUs and {workers.gpus:g} GPUs each, but the "
+            f"cluster has {cpus} CPUs and {gpus:g} GPUs; lower --workers-per-trial, --cpus-per-worker or --gpus-per-worker"
         )
     return min(fitting, settings.concurrency or fitting)
 
@@ -237,11 +243,11 @@ def _log_record(ledger: Ledger, trial: LedgerTrial, record: FoldRecord) -> None:
     )  # fmt: skip
 
 
-def _track_winner(settings: StudySettings, data: StudyData, ledger: Ledger, tracker: Tracker) -> None:
-    """Refit the winner on all subjects and send it; nothing to do where this very winner was sent before."""
+def _track_winner(settings: StudySettings, data: StudyData, ledger: Ledger, tracker: Tracker) -> int | None:
+    """Refit the winner on all subjects and send it, where this very winner did not arrive before; return its number."""
     winner = best_trial(ledger.trials)
-    if winner is None or ledger.noted("refit") == winner.number:
-        return
+    if winner is None or ledger.noted(_WINNER_SENT) == winner.number:
+        return ledger.noted(_WINNER_SENT)
     epochs = round(statistics.median(record.best_epochs for record in winner.records.values()))
     logger.info(
         "refitting trial %d on all %d subjects for %d epochs", winner.number, len(data.manifest.subjects), epochs
@@ -257,7 +263,7 @@ def _track_winner(settings: StudySettings, data: StudyData, ledger: Ledger, trac
     )
     model = refit(job, settings.workers)
     tracker.send_winner(winner, model, _example(settings, data), ledger.baselines(), ledger.test_scores(winner.number))
-    ledger.note("refit", winner.number)
+    return winner.number
 
 
 def _example(settings: StudySettings, data: StudyData) -> NDArray[np.float32]:

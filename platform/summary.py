@@ -59,7 +59,7 @@ def _scores(result: StudyResult, winner: LedgerTrial) -> list[str]:
     return [
         head,
         *rows,
-        "  mean +- standard error over folds; each fold's test subject was scored once, after the search",
+        "  mean +- standard error over folds; test scores stayed sealed until the search was over",
     ]
 
 

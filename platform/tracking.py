@@ -56,7 +56,7 @@ class TrackingSettings:
     uri: str
     experiment: str = "eeg2fmri"
     artifacts: str | None = None
-    """Where artifacts go when the tracking store is a database; a server decides for itself."""
+    """Where artifacts go when MLflow is a database; None for a server, which decides for itself."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -132,6 +132,7 @@ def test_a_search_goes_on_without_mlflow_and_sends_what_is_missing_later(undistu
     search(tmp_path, *command)
     runs = mlflow_rows(tmp_path, "SELECT name, status FROM runs ORDER BY name")
     assert runs == [("transformer", "FINISHED"), ("trial-0000", "FINISHED")]
+    assert list((tmp_path / "mlartifacts").rglob("target_and_prediction.png"))
 
 
 @pytest.mark.parametrize(
