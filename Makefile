@@ -1,7 +1,7 @@
 # `make` lists what there is.  Everything is installed into .venv, at the exact versions of requirements.lock.
 
 DEMO ?= $(CURDIR)/.demo
-SIMULATE_OPTIONS ?= --subjects 6 --runs 2 --workers 2
+SIMULATE_OPTIONS ?= --subjects 6 --runs 2 --volumes 150 --workers 2
 PREPARE_OPTIONS ?= --workers 2
 SEARCH_OPTIONS ?= --trials 3 --max-epochs 3 --commit-lag 1
 PYTEST_OPTIONS ?=

@@ -82,7 +82,7 @@ def parse_arguments() -> argparse.Namespace:
         help="longest period that stays in BOLD, s")  # fmt: skip
     add(
         "--eeg-high-pass",
-        type=positive_number,
+        type=number_or_zero,
         default=EegSettings().high_pass_hz,
         metavar="HZ",
         help="EEG high-pass, Hz; 0: none",

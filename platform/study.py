@@ -227,8 +227,9 @@ def _concurrency(settings: StudySettings) -> int:
         fitting = min(fitting, int(gpus / (workers.count * workers.gpus)))
     if fitting < 1:
         raise BadInput(
-            f"a fold job needs {workers.count} workers with {workers.cpus} CPUs and {workers.gpus:g} GPUs each, but the "
-            f"cluster has {cpus} CPUs and {gpus:g} GPUs; lower --workers-per-trial, --cpus-per-worker or --gpus-per-worker"
+            f"a fold job needs {workers.count} workers with {workers.cpus} CPUs and {workers.gpus:g} GPUs each, but "
+            f"the cluster has {cpus} CPUs and {gpus:g} GPUs; lower --workers-per-trial, --cpus-per-worker or "
+            "--gpus-per-worker"
         )
     return min(fitting, settings.concurrency or fitting)
 
