@@ -17,7 +17,7 @@ from platform.models import ARCHITECTURES
 from platform.products import DataSettings
 from platform.racing import RACINGS
 from platform.samplers import SAMPLERS
-from platform.study import StudySettings, search
+from platform.study import StudySettings, check_data, search
 from platform.summary import summary
 from platform.tracking import TrackingSettings, check_tracking
 from platform.training import Workers
@@ -29,6 +29,7 @@ def main() -> None:
     arguments = parse_arguments()
     settings = study_settings(arguments)
     check_tracking(settings.tracking)
+    check_data(settings)
     with connected(arguments.ray_address, arguments.cpus):
         if not arguments.shared_disk:
             check_every_node_sees(

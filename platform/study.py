@@ -126,6 +126,11 @@ class StudyResult:
     is_tracked: bool
 
 
+def check_data(settings: StudySettings) -> None:
+    """Refuse shards that no study can be run on; nothing is written, and no cluster is needed."""
+    leave_one_subject_out(StudyData(settings.data).manifest.subjects, settings.seed)
+
+
 def search(settings: StudySettings) -> StudyResult:
     """Run a study to its end, or on from where it stopped, and return its result."""
     data = StudyData(settings.data)

@@ -121,6 +121,7 @@ def test_a_job_from_the_checkout_is_stopped_and_goes_on_when_submitted_again(tmp
     assert states(head.home) <= {"COMPLETE", "PRUNED"}
 
 
+@pytest.mark.slow
 def test_a_job_runs_from_any_folder_where_the_wheel_is_installed(tmp_path):
     python = borrowing_python(tmp_path, with_wheel=True)
     elsewhere = tmp_path / "elsewhere"

@@ -8,6 +8,9 @@ import pytest
 from searching import QUICK, finish_search, search, start_search, stop_after_fold_jobs, table
 from small_study import write_small_study
 
+from datasets.command_line import run_command
+from platform.search import main
+
 TRIALS = ("--trials", "3", "--commit-lag", "1", "--seed", "3")
 
 
@@ -86,26 +89,29 @@ def test_the_same_command_again_runs_no_job_and_prints_the_same_result(undisturb
     assert len(mlflow_rows(home, "SELECT run_uuid FROM runs")) == 4
 
 
-def test_a_search_killed_twice_and_run_with_one_job_at_a_time_gives_the_same_study(undisturbed, shards, tmp_path):
+def test_a_search_interrupted_and_killed_gives_the_same_study_with_one_job_at_a_time(undisturbed, shards, tmp_path):
     command = ("transformer", "--shards", shards, *TRIALS, *QUICK, "--concurrency", "1")
-    stop_after_fold_jobs(start_search(tmp_path, *command), 2, signal.SIGKILL, group=True)
+    process = start_search(tmp_path, *command)
+    printed = stop_after_fold_jobs(process, 2, signal.SIGINT, group=True)
+    assert process.returncode == 130, printed[-3000:]
+    assert "interrupted; the same command goes on from here" in printed
+    assert "Traceback" not in printed
+    assert {"fold/0000", "fold/0001"} <= {key.split("/", 3)[3] for key in table(tmp_path)["records"]}
     stop_after_fold_jobs(start_search(tmp_path, *command), 6, signal.SIGKILL, group=False)
     search(tmp_path, *command)
     assert table(tmp_path) == table(undisturbed[0])
 
 
-def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(undisturbed, shards, tmp_path):
+@pytest.mark.slow
+def test_a_search_killed_with_all_its_processes_goes_on_to_the_same_study(undisturbed, shards, tmp_path):
     command = ("transformer", "--shards", shards, *TRIALS, *QUICK)
-    process = start_search(tmp_path, *command)
-    printed = stop_after_fold_jobs(process, 3, signal.SIGINT, group=True)
-    assert process.returncode == 130, printed[-3000:]
-    assert "interrupted; the same command goes on from here" in printed
-    assert "Traceback" not in printed
-    assert {"fold/0000", "fold/0001"} <= {key.split("/", 3)[3] for key in table(tmp_path)["records"]}
+    for jobs in (1, 4, 9):
+        stop_after_fold_jobs(start_search(tmp_path, *command), jobs, signal.SIGKILL, group=True)
     search(tmp_path, *command)
     assert table(tmp_path) == table(undisturbed[0])
 
 
+@pytest.mark.slow
 def test_a_time_budget_ends_the_search_and_the_same_command_goes_on(shards, tmp_path):
     command = ("transformer", "--shards", shards, "--trials", "2", *QUICK)
     first = search(tmp_path, *command, "--time-budget", "0.0001")
@@ -113,6 +119,7 @@ def test_a_time_budget_ends_the_search_and_the_same_command_goes_on(shards, tmp_
     assert "best configuration (trial" in search(tmp_path, *command)
 
 
+@pytest.mark.slow
 def test_other_terms_under_the_same_name_are_refused_with_the_difference(undisturbed, shards):
     home, _ = undisturbed
     before = table(home)
@@ -124,6 +131,7 @@ def test_other_terms_under_the_same_name_are_refused_with_the_difference(undistu
     assert table(home) == before
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_without_mlflow_and_sends_what_is_missing_later(undisturbed, shards, tmp_path):
     command = ("transformer", "--shards", shards, "--trials", "1", *QUICK)
     printed = search(tmp_path, *command, "--tracking", "http://127.0.0.1:9")
@@ -143,19 +151,45 @@ def test_a_search_goes_on_without_mlflow_and_sends_what_is_missing_later(undistu
         (("transformer", "--shards", "{tmp}/nothing"), "python -m datasets.prepare"),
         (("transformer", "--shards", "{foreign}"), "holds no shards of this project"),
         (("transformer", "--shards", "{changed}"), "was changed after it was written"),
-        (("transformer", "--shards", "{damaged}"), "is not the file that the manifest names"),
         (("transformer", "--shards", "{three}"), "a fold needs 4 or more subjects"),
-        (("transformer", "--shards", "{shards}", "--study-storage", "sqlite:///here.db"), "needs an absolute path"),
-        (("transformer", "--shards", "{shards}", "--study-storage", "oracel://host/db"), "cannot use the study"),
         (("transformer", "--shards", "{shards}", "--tracking", "./mlruns"), "--tracking must be a database or server"),
         (("transformer", "--shards", "gopher://host/shards"), "must be a local folder or start with s3://"),
-        (("transformer", "--shards", "{shards}", "--workers-per-trial", "64", "--cpus", "2"), "the cluster has 2 CPUs"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_bad_input_is_one_line_and_exit_status_2(arguments, expected, shards, bad_shards, tmp_path):
+def test_bad_input_is_refused_in_one_line_before_ray_is_started(
+    arguments, expected, shards, bad_shards, tmp_path, monkeypatch, capsys
+):
     filled = [each.format(shards=shards, tmp=tmp_path, **bad_shards) for each in arguments]
-    process = start_search(tmp_path / "home", *filled)
+    monkeypatch.setattr("sys.argv", ["search", *filled])
+    monkeypatch.setenv("EEG2FMRI_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("EEG2FMRI_SHARDS", raising=False)
+    monkeypatch.setattr("platform.search.connected", None)
+    assert run_command(main) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1
+    assert expected in errors[0]
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--shards", "{damaged}"), "is not the file that the manifest names"),
+        pytest.param(
+            ("--shards", "{shards}", "--study-storage", "oracel://host/db"),
+            "cannot use the study storage",
+            marks=pytest.mark.slow,
+        ),
+        (("--shards", "{shards}", "--workers-per-trial", "64", "--cpus", "2"), "the cluster has 2 CPUs"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_bad_input_that_only_shows_on_the_cluster_is_one_line_and_exit_status_2(
+    arguments, expected, shards, bad_shards, tmp_path
+):
+    filled = [each.format(shards=shards, **bad_shards) for each in arguments]
+    process = start_search(tmp_path / "home", "transformer", *filled)
     printed = finish_search(process, minutes=2)
     errors = [line for line in printed.splitlines() if line.startswith("error: ")]
     assert process.returncode == 2, printed

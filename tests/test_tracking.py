@@ -1,0 +1,420 @@
+"""The ledger on its way to a real MLflow server: every run once, whatever was down or started anew in between."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from torch import nn
+
+from conftest import free_ports
+from datasets.errors import BadInput
+from platform.ledger import FoldRecord, Ledger, open_ledger
+from platform.models import Volumes
+from platform.samplers import propose
+from platform.tracking import CHAMPION, OBJECTIVE, TrackedData, Tracker, TrackingSettings, check_tracking
+from search_spaces import SEARCH_SPACES
+
+DIGEST = "0123456789abcdef" * 4
+DATA = TrackedData(uri="s3://bucket/shards", digest=DIGEST)
+NUM_FOLDS = 3
+COMPLETE, PRUNED, FAILED = 0, 1, 2
+CHANNELS, SAMPLES, PATTERNS, VOXELS = 3, 20, 4, 6
+START_SECONDS = 90.0
+LISTED = 1000
+
+
+def made_test_score(trial: int, fold: int) -> float:
+    """Return a made-up test score that nothing else is equal to."""
+    return 0.777 + 0.01 * trial + 0.001 * fold
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[str]:
+    """Start an MLflow server on loopback and end it by its process group."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    port = free_ports(1)[0]
+    host = f"127.0.0.1:{port}"
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts"),
+        "--serve-artifacts", "--allowed-hosts", host,
+    ]  # fmt: skip
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**kept, "MLFLOW_DISABLE_TELEMETRY": "true"},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            wait_until_healthy(process, f"http://{host}/health", folder / "log")
+            yield f"http://{host}"
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def wait_until_healthy(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=2.0).close()
+        except OSError:
+            time.sleep(0.2)
+        else:
+            return
+    raise RuntimeError(f"MLflow did not start within {START_SECONDS:.0f} s: {log.read_text()[-2000:]}")
+
+
+@pytest.fixture(autouse=True)
+def _mlflow_is_left_as_it_was(monkeypatch):
+    """Forget, after each test, what the tracker told MLflow's global state and the environment."""
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    before = mlflow.get_tracking_uri()
+    yield
+    mlflow.set_tracking_uri(before)
+
+
+@dataclass(kw_only=True)
+class Study:
+    """A ledger of three trials (complete, pruned, failed) and what MLflow holds of it."""
+
+    ledger: Ledger
+    uri: str
+    experiment: str
+    client: MlflowClient = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.client = MlflowClient(tracking_uri=self.uri)
+
+    def tracker(self, uri: str | None = None) -> Tracker:
+        """Return a tracker made anew, as after a restart."""
+        settings = TrackingSettings(uri=uri or self.uri, experiment=self.experiment)
+        return Tracker(settings, self.ledger, DATA, {"sampler": "tpe", "code_version": "test"})
+
+    def send_all(self, uri: str | None = None, status: str = "FINISHED") -> bool:
+        tracker = self.tracker(uri)
+        tracker.send_missing(self.ledger.trials)
+        return tracker.finish(status)
+
+    def runs(self) -> dict[str, Run]:
+        """Return every run of the study by its name; no name may come twice."""
+        experiment = self.client.get_experiment_by_name(self.experiment)
+        assert experiment is not None
+        found = self.client.search_runs([experiment.experiment_id], max_results=LISTED)
+        names = [run.info.run_name for run in found]
+        assert len(names) == len(set(names)), names
+        return dict(zip(names, found, strict=True))
+
+    def artifacts(self, run: Run) -> set[str]:
+        return {artifact.path for artifact in self.client.list_artifacts(run.info.run_id)}
+
+
+def made_ledger(folder: Path, name: str) -> Ledger:
+    ledger = open_ledger(f"sqlite:///{folder}/studies.db", name, {"seed": 0})
+    ledger.note("uid", f"uid-of-{name}")
+    for trial, folds in ((COMPLETE, 3), (PRUNED, 2), (FAILED, 1)):
+        ledger.add(propose(ledger.history(trial - 1), "tpe", SEARCH_SPACES["transformer"], 0, trial))
+        for fold in range(folds):
+            ledger.commit(made_record(trial, fold))
+        ledger.tell(trial, NUM_FOLDS)
+    return ledger
+
+
+def made_record(trial: int, fold: int) -> FoldRecord:
+    if trial == FAILED:
+        return FoldRecord(trial=trial, fold=fold, score=None, stop_reason="the loss is nan")
+    trace = {
+        "recording": "sub-01", "first_s": 1.0, "step_s": 2.0, "target": [0.0, 1.0, 2.0], "prediction": [0.5, 0.5, 1.0],
+    }  # fmt: skip
+    return FoldRecord(
+        trial=trial,
+        fold=fold,
+        score=0.5 - 0.1 * trial + 0.01 * fold,
+        test_score=made_test_score(trial, fold),
+        best_epochs=fold + 1,
+        num_epochs=4,
+        seconds=1.5,
+        seed=fold,
+        stop_reason="all epochs",
+        loss=(1.0, 0.5),
+        validation=((0.1, 0.2), (0.1, 0.3)),
+        trace=trace,
+    )
+
+
+@pytest.fixture
+def study(request, tmp_path, server) -> Study:
+    name = request.node.name.removeprefix("test_")[:40]
+    return Study(ledger=made_ledger(tmp_path, name), uri=server, experiment=name)
+
+
+@pytest.fixture(scope="module")
+def sent(tmp_path_factory, server) -> Study:
+    """A study sent once, to look at only."""
+    study = Study(ledger=made_ledger(tmp_path_factory.mktemp("sent"), "sent"), uri=server, experiment="sent")
+    assert study.send_all()
+    return study
+
+
+# What is sent
+
+
+def test_trials_are_child_runs_of_the_study_with_how_they_ended(sent):
+    runs = sent.runs()
+    assert {name: run.info.status for name, run in runs.items()} == {
+        "sent": "FINISHED", "trial-0000": "FINISHED", "trial-0001": "KILLED", "trial-0002": "FAILED",
+    }  # fmt: skip
+    parent = runs.pop("sent")
+    assert "mlflow.parentRunId" not in parent.data.tags
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
+    assert [run.data.tags["stop_reason"] for _, run in sorted(runs.items())] == [
+        "complete",
+        "pruned",
+        "the loss is nan",
+    ]
+    assert {run.data.tags["code_version"] for run in runs.values()} == {"test"}
+
+
+@pytest.mark.parametrize(("trial", "folds"), [(COMPLETE, [0, 1, 2]), (PRUNED, [0, 1]), (FAILED, [])])
+def test_every_fold_that_was_scored_is_a_step_of_the_objective(sent, trial, folds):
+    run = sent.runs()[f"trial-{trial:04d}"]
+    history = sorted(sent.client.get_metric_history(run.info.run_id, OBJECTIVE), key=lambda point: point.step)
+    scores = sent.ledger.trials[trial].scores
+    assert [(point.step, point.value) for point in history] == [(fold, scores[fold]) for fold in folds]
+    assert run.data.metrics.get("num_folds", 0) == len(folds)
+    if folds:
+        assert run.data.metrics[f"mean_{OBJECTIVE}"] == pytest.approx(sum(scores.values()) / len(folds))
+
+
+def test_a_trials_parameters_are_its_whole_configuration(sent):
+    for trial in sent.ledger.trials:
+        expected = {key: str(value) for key, value in trial.configuration.items()}
+        assert sent.runs()[f"trial-{trial.number:04d}"].data.params == expected
+
+
+def test_what_each_fold_found_is_a_table(sent):
+    runs = sent.runs()
+    assert sent.artifacts(runs["trial-0002"]) == set()
+    rows = mlflow_table(sent, runs["trial-0001"], "folds.json")
+    assert rows["fold"] == [0, 1]
+    assert rows["score"] == pytest.approx(list(sent.ledger.trials[PRUNED].scores.values()))
+    assert rows["best_epochs"] == [1, 2]
+    assert rows["stop_reason"] == ["all epochs", "all epochs"]
+
+
+def mlflow_table(study: Study, run: Run, name: str) -> dict[str, list[object]]:
+    mlflow.set_tracking_uri(study.uri)
+    table = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/{name}")
+    return {column: [row[at] for row in table["data"]] for at, column in enumerate(table["columns"])}
+
+
+def test_the_shards_are_the_studys_input_with_their_digest(sent):
+    inputs = sent.runs()["sent"].inputs.dataset_inputs
+    assert len(inputs) == 1
+    dataset = inputs[0].dataset
+    assert dataset.name == "shards"
+    assert dataset.digest == DIGEST[:36]
+    assert DIGEST in dataset.source
+    assert DATA.uri in dataset.source
+
+
+def test_no_test_score_reaches_mlflow_before_the_winner_is_sent(sent, tmp_path):
+    mlflow.set_tracking_uri(sent.uri)
+    texts = []
+    for run in sent.runs().values():
+        texts.append(str(run.to_dictionary()))
+        assert not [key for key in run.data.metrics if "test" in key]
+        for artifact in sent.artifacts(run):
+            fetched = sent.client.download_artifacts(run.info.run_id, artifact, str(tmp_path))
+            texts.append(Path(fetched).read_text())
+    assert not [text for text in texts if "test_score" in text or "0.777" in text or "0.778" in text]
+
+
+# Sending again, and later
+
+
+def test_what_is_sent_twice_is_there_once(study):
+    assert study.send_all()
+    before = {name: run.to_dictionary() for name, run in study.runs().items()}
+    tracker = study.tracker()
+    for _ in range(2):
+        for trial in study.ledger.trials:
+            tracker.send_trial(trial)
+    assert tracker.finish("FINISHED")
+    after = study.runs()
+    assert set(after) == set(before)
+    for name in ("trial-0000", "trial-0001", "trial-0002"):
+        assert after[name].to_dictionary() == before[name]
+
+
+def test_a_tracker_made_anew_sends_only_what_is_missing(study):
+    first = study.tracker()
+    first.send_trial(study.ledger.trials[COMPLETE])
+    assert first.finish("KILLED")
+    assert set(study.runs()) == {study.ledger.name, "trial-0000"}
+    assert study.runs()[study.ledger.name].info.status == "KILLED"
+    untouched = study.runs()["trial-0000"].to_dictionary()
+    assert study.send_all()
+    runs = study.runs()
+    assert set(runs) == {study.ledger.name, "trial-0000", "trial-0001", "trial-0002"}
+    assert runs[study.ledger.name].info.status == "FINISHED"
+    assert runs["trial-0000"].to_dictionary() == untouched
+
+
+def test_a_trial_that_was_sent_by_halves_is_sent_whole(study):
+    assert study.send_all()
+    run = study.runs()["trial-0001"]
+    study.client.delete_tag(
+        run.info.run_id, "eeg2fmri.state"
+    )  # as where the process was killed before its last request
+    study.client.update_run(run.info.run_id, status="RUNNING")
+    assert study.send_all()
+    assert study.runs()["trial-0001"].info.status == "KILLED"
+    history = study.client.get_metric_history(run.info.run_id, OBJECTIVE)
+    assert {point.step for point in history} == {0, 1}
+
+
+def test_a_trial_that_is_still_running_is_not_sent(study):
+    running = len(study.ledger.trials)
+    study.ledger.add(propose(study.ledger.history(running - 1), "tpe", SEARCH_SPACES["transformer"], 0, running))
+    study.ledger.commit(made_record(running, 0))
+    assert study.send_all()
+    assert f"trial-{running:04d}" not in study.runs()
+
+
+def test_two_studies_of_one_name_stay_apart(study, tmp_path):
+    assert study.send_all()
+    other = made_ledger(tmp_path / "other", study.ledger.name)
+    other.note("uid", "another")
+    assert Study(ledger=other, uri=study.uri, experiment=study.experiment).send_all()
+    experiment = study.client.get_experiment_by_name(study.experiment)
+    assert len(study.client.search_runs([experiment.experiment_id])) == 8
+
+
+def test_a_server_that_is_down_stops_nothing_and_gets_all_of_it_later(study, caplog, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # each retry waits for seconds
+    with socket.socket() as bound:  # bound, but not listening: it refuses every connection
+        bound.bind(("127.0.0.1", 0))
+        assert not study.send_all(f"http://127.0.0.1:{bound.getsockname()[1]}")
+    warned = [record for record in caplog.records if "MLflow cannot be reached" in record.getMessage()]
+    assert len(warned) == 1
+    assert study.client.get_experiment_by_name(study.experiment) is None
+    assert study.send_all()
+    assert len(study.runs()) == 4
+
+
+# The winner
+
+
+@pytest.fixture(scope="module")
+def winner(tmp_path_factory, server) -> tuple[Study, Volumes]:
+    """A closed study whose winner was sent, and the winner's model."""
+    study = Study(ledger=made_ledger(tmp_path_factory.mktemp("winner"), "winner"), uri=server, experiment="winner")
+    for fold in range(NUM_FOLDS):
+        study.ledger.commit_baselines(fold, {"zero": (0.0, 0.0), "ridge": (0.1 + fold, 0.2 + fold)})
+    study.ledger.close()
+    model = small_model()
+    before = mlflow.get_tracking_uri()
+    tracker = study.tracker()
+    tracker.send_missing(study.ledger.trials)
+    tracker.send_winner(
+        study.ledger.trials[COMPLETE],
+        model,
+        example(2),
+        study.ledger.baselines(),
+        study.ledger.test_scores(COMPLETE),
+    )
+    assert tracker.finish("FINISHED")
+    mlflow.set_tracking_uri(before)
+    return study, model
+
+
+def small_model() -> Volumes:
+    torch.manual_seed(0)
+    inner = nn.Sequential(
+        nn.Flatten(), nn.Linear(CHANNELS * SAMPLES, 8), nn.Dropout(0.5), nn.GELU(), nn.Linear(8, PATTERNS)
+    )
+    return Volumes(inner, torch.randn(PATTERNS, VOXELS))
+
+
+def example(batch: int) -> np.ndarray:
+    return np.random.default_rng(batch).standard_normal((batch, CHANNELS, SAMPLES)).astype(np.float32)
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_the_champion_loads_again_and_predicts_the_same_for_any_batch(winner, batch):
+    study, model = winner
+    mlflow.set_tracking_uri(study.uri)
+    loaded = mlflow.pytorch.load_model(f"models:/{study.ledger.name}@{CHAMPION}")
+    eeg = torch.from_numpy(example(batch))
+    with torch.inference_mode():
+        expected = model.eval()(eeg)
+        predicted = loaded(eeg)
+    assert predicted.shape == (batch, VOXELS)
+    torch.testing.assert_close(predicted, expected)
+
+
+def test_the_champion_belongs_to_the_studys_run(winner):
+    study, _ = winner
+    version = study.client.get_model_version_by_alias(study.ledger.name, CHAMPION)
+    assert version.run_id == study.runs()["winner"].info.run_id
+
+
+def test_the_figure_the_comparison_and_the_note_stand_at_the_studys_run(winner, tmp_path):
+    study, _ = winner
+    run = study.runs()["winner"]
+    assert {"target_and_prediction.png", "comparison.json"} <= study.artifacts(run)
+    mlflow.set_tracking_uri(study.uri)
+    figure = study.client.download_artifacts(run.info.run_id, "target_and_prediction.png", str(tmp_path))
+    assert Path(figure).read_bytes().startswith(b"\x89PNG")
+    rows = mlflow_table(study, run, "comparison.json")
+    assert rows["fold"] == [0, 1, 2]
+    assert rows["winner_validation"] == list(study.ledger.trials[COMPLETE].scores.values())
+    assert rows["winner_test"] == [made_test_score(COMPLETE, fold) for fold in range(NUM_FOLDS)]
+    assert rows["ridge_test"] == [0.2, 1.2, 2.2]
+    note = run.data.tags["mlflow.note.content"]
+    assert "Trial 0: validation r +0.5100, test r +0.7780 over 3 subjects" in note
+    assert "| ridge | +1.1000 | +1.2000 |" in note
+    assert run.data.params["winner"] == "0"
+    assert run.data.metrics["mean_test_temporal_r_responsive"] == pytest.approx(0.778)
+    assert run.data.metrics["baseline_ridge_mean_test_temporal_r_responsive"] == pytest.approx(1.2)
+
+
+# Settings
+
+
+@pytest.mark.parametrize("uri", ["./mlruns", "gopher://host", "file:///mlruns", "", "databricks"])
+def test_a_uri_that_mlflow_or_the_project_does_not_know_is_refused(uri):
+    with pytest.raises(BadInput, match="--tracking must be a database or server"):
+        check_tracking(TrackingSettings(uri=uri))
+
+
+@pytest.mark.parametrize("uri", ["sqlite:////mlflow.db", "postgresql+psycopg2://host/mlflow", "https://mlflow"])
+def test_databases_and_servers_are_taken_without_asking_them(uri):
+    check_tracking(TrackingSettings(uri=uri))
+
+
+def test_a_refused_uri_is_shown_without_its_credentials():
+    with pytest.raises(BadInput) as refusal:
+        check_tracking(TrackingSettings(uri="gopher://user:secret@host/mlflow"))
+    assert "secret" not in str(refusal.value)
+    assert "gopher://host/mlflow" in str(refusal.value)
