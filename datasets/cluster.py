@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from datasets.errors import BadInput
 from datasets.storage import open_storage
@@ -105,3 +105,8 @@ def run_tasks(task: Callable[..., Result], arguments: Sequence[tuple[Any, ...]])
             if isinstance(error.cause, (BadInput, OSError)):
                 raise error.cause from None
             raise
+        except RayError as error:
+            raise BadInput(
+                f"a task on the cluster was lost ({type(error).__name__}): most often memory is full; run the same "
+                "command again with fewer at once (--cpus, or --workers when preparing)"
+            ) from error

@@ -102,6 +102,11 @@ def positive_number(text: str) -> float:
     return number
 
 
+def natural_number(text: str) -> int:
+    """Parse an integer of at least 0."""
+    return 0 if int(text) == 0 else positive_integer(text)
+
+
 def number_or_zero(text: str) -> float:
     """Parse a number of at least 0."""
     return 0.0 if float(text) == 0 else positive_number(text)
@@ -123,6 +128,8 @@ def run_command(main: Callable[[], None]) -> int:
             return _refuse(f"the disk is full: {error}; free some space and run the same command again")
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             return _refuse(f"not permitted: {error}; choose a folder that you may write to")
+        if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+            return _refuse(f"a file stands where a folder should be, or the other way round: {error}")
         raise
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)

@@ -61,6 +61,8 @@ logger = logging.getLogger(__name__)
 PIPELINE_VERSION = 1
 RATE_HZ = 1000.0
 SHIFT_WARNED_S, SHIFT_REFUSED_S = 0.05, 0.5
+REPETITION_TOLERANCE_S = 0.001
+MILLISECONDS_ABOVE = 100.0
 _UNREADABLE_IMAGE = (
     OSError, ValueError, EOFError, zlib.error, nibabel.filebasedimages.ImageFileError,
     nibabel.spatialimages.HeaderDataError,
@@ -90,6 +92,7 @@ class SubjectRecord:
         inputs: bytes of every raw file that was read, by recording and kind.
         shards, files: what was written for training, and beside it.
         skipped: recordings that could not be used.
+        warnings: what a user should look at, one line each.
         alignment: how the subject was brought to the grid.
     """
 
@@ -99,6 +102,7 @@ class SubjectRecord:
     shards: tuple[ShardEntry, ...]
     files: tuple[FileEntry, ...]
     skipped: tuple[Skipped, ...]
+    warnings: tuple[str, ...]
     alignment: Mapping[str, Any]
 
 
@@ -113,11 +117,37 @@ class _Run:
     image: nibabel.Nifti1Image
 
 
+class _Warnings(logging.Handler):
+    """Collects what is warned of, one line each, for the subject's record: a worker's own log is seen by nobody."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a warning's text, once."""
+        text = record.getMessage()
+        if text not in self.lines:
+            self.lines.append(text)
+
+
 def prepare_subject(recordings: Sequence[Recording], shards_uri: str, settings: PreparationSettings) -> SubjectRecord:
     """Prepare all runs of one subject and return its record, which is written last.
 
     A recording that cannot be read is skipped and listed, not fatal; a subject may end up without any shard.
     """
+    warned = _Warnings()
+    room = logging.getLogger("datasets")
+    room.addHandler(warned)
+    try:
+        return _prepare_subject(recordings, shards_uri, settings, warned.lines)
+    finally:
+        room.removeHandler(warned)
+
+
+def _prepare_subject(
+    recordings: Sequence[Recording], shards_uri: str, settings: PreparationSettings, warned: Sequence[str]
+) -> SubjectRecord:
     storage = open_storage(shards_uri)
     subject = recordings[0].subject
     runs, skipped = _readable_runs(recordings, settings)
@@ -142,6 +172,7 @@ def prepare_subject(recordings: Sequence[Recording], shards_uri: str, settings: 
         shards=tuple(shards),
         files=tuple(files),
         skipped=tuple(skipped),
+        warnings=tuple(warned),
         alignment=alignment,
     )
     storage.write(record_name(subject), _record_bytes(record))
@@ -212,7 +243,6 @@ def _readable_runs(recordings: Sequence[Recording], settings: PreparationSetting
         try:
             runs.append(_read_run(recording, settings))
         except BadInput as error:
-            logger.warning("%s is skipped: %s", recording.name, error)
             skipped.append(Skipped(recording=recording.name, reason=str(error)))
     return runs, skipped
 
@@ -221,6 +251,7 @@ def _read_run(recording: Recording, settings: PreparationSettings) -> _Run:
     if recording.eeg is None:
         raise BadInput("it has no EEG; give the folder that holds the EEG with --eeg-root")
     image = read_bold(recording.bold)
+    _check_repetition_time(image, recording)
     signal = read_eeg(recording.eeg)
     events = read_events(recording)
     _check_clock(recording, signal, events)
@@ -230,6 +261,16 @@ def _read_run(recording: Recording, settings: PreparationSettings) -> _Run:
     ecg = fit_length(signal.ecg[np.newaxis], samples, samples_per_volume=samples_per_volume)[0]
     filtered = prepare_eeg(eeg, signal.rate_hz, settings.eeg)
     return _Run(recording=recording, eeg=filtered, ecg=ecg, events=events, image=image)
+
+
+def _check_repetition_time(image: nibabel.Nifti1Image, recording: Recording) -> None:
+    """Compare the header's repetition time, where it has one, with that of the data set."""
+    stated = float(image.header.get_zooms()[3])
+    seconds = stated / 1000 if stated > MILLISECONDS_ABOVE else stated
+    if seconds > 0 and abs(seconds - recording.repetition_time_s) > REPETITION_TOLERANCE_S:
+        raise BadInput(
+            f"its header states a repetition time of {stated:g}, the data set's is {recording.repetition_time_s:g} s"
+        )
 
 
 def _check_clock(recording: Recording, signal: EegSignal, events: Events) -> None:
@@ -352,6 +393,7 @@ def _record(fields: Mapping[str, Any]) -> SubjectRecord:
             "shards": tuple(shard_entry(shard) for shard in fields["shards"]),
             "files": tuple(FileEntry(**file) for file in fields["files"]),
             "skipped": tuple(Skipped(**skipped) for skipped in fields["skipped"]),
+            "warnings": tuple(fields["warnings"]),
         }
     )
 

@@ -179,6 +179,8 @@ def prepare_missing(
             logger.info(
                 "prepared %s (%d of %d): %d shards%s", record.subject, number, len(missing), len(record.shards), skipped
             )
+            for warning in record.warnings:
+                logger.warning("%s: %s", record.subject, warning)
 
 
 def described(storage: Storage, manifest: Manifest, what: str) -> str:

@@ -67,8 +67,8 @@ def fit_events(training: Sequence[BaselineRun]) -> Predict:
 
 def fit_ridge(training: Sequence[BaselineRun]) -> Predict:
     """Predict by ridge regression from lagged log band power, one candidate per shrinkage."""
-    gram_PP = sum_arrays([run.features_TP.T @ run.features_TP for run in training])
-    cross_PV = sum_arrays([run.features_TP.T @ run.volumes_TV for run in training])
+    gram_PP = sum_arrays(run.features_TP.T @ run.features_TP for run in training)
+    cross_PV = sum_arrays(run.features_TP.T @ run.volumes_TV for run in training)
     eigenvalues_P, rotation_PP = np.linalg.eigh(gram_PP)
     rotated_PV = rotation_PP.T @ cross_PV
 

@@ -6,7 +6,7 @@ in which one subject's responses predict another's.  Method: FIR regression (Dal
 Legend of shapes: T volumes of one run, P columns of the design, V voxels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,16 +54,16 @@ def event_products(designs: Sequence[NDArray[np.float32]], volumes: Sequence[NDA
     """Return a subject's products from the high-passed designs (T, P) and volumes (T, V) of its runs."""
     pairs = list(zip(designs, volumes, strict=True))
     return EventProducts(
-        design_PP=sum_arrays([design.T @ design for design, _ in pairs]),
-        cross_PV=sum_arrays([design.T @ volume for design, volume in pairs]),
-        power_V=sum_arrays([np.einsum("tv,tv->v", volume, volume) for _, volume in pairs]),
+        design_PP=sum_arrays(design.T @ design for design, _ in pairs),
+        cross_PV=sum_arrays(design.T @ volume for design, volume in pairs),
+        power_V=sum_arrays(np.einsum("tv,tv->v", volume, volume) for _, volume in pairs),
     )
 
 
 def fir_responses(subjects: Sequence[EventProducts]) -> NDArray[np.float32]:
     """Return the responses that fit these subjects best, shape (P, V)."""
-    design_PP = sum_arrays([subject.design_PP for subject in subjects])
-    cross_PV = sum_arrays([subject.cross_PV for subject in subjects])
+    design_PP = sum_arrays(subject.design_PP for subject in subjects)
+    cross_PV = sum_arrays(subject.cross_PV for subject in subjects)
     responses: NDArray[np.float32] = np.linalg.solve(
         design_PP + _RIDGE * np.eye(len(design_PP), dtype=np.float32), cross_PV
     )
@@ -98,9 +98,10 @@ def responsive_weights(subjects: Sequence[EventProducts], grey_matter_V: NDArray
     return weights_V if weights_V.sum() > 0 else everywhere
 
 
-def sum_arrays(arrays: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Return the sum of arrays of one shape."""
-    total = arrays[0].copy()
-    for array in arrays[1:]:
+def sum_arrays(arrays: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Return the sum of arrays of one shape, which an iterator may make one by one: only the sum is kept."""
+    remaining = iter(arrays)
+    total = next(remaining).copy()
+    for array in remaining:
         total += array
     return total

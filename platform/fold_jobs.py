@@ -13,6 +13,7 @@ from typing import Any
 from ray import tune
 from ray.tune.search import Searcher
 
+from datasets.errors import BadInput
 from platform.ledger import FoldRecord, Ledger, LedgerTrial, opened, sealed
 from platform.racing import Done, Propose, RacingSettings, RunFold, Wait, is_settled, next_job
 from platform.samplers import Proposal
@@ -21,6 +22,8 @@ from platform.training import Job, Workers, run_fold_job
 logger = logging.getLogger(__name__)
 
 ASK_AGAIN_SECONDS = 0.05
+MAX_FAILURES = 2
+"""How often Tune starts a job anew after its process was lost or an error ended it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +48,12 @@ class FoldJobs:
     on_record: Callable[[LedgerTrial, FoldRecord], None]
     on_told: Callable[[LedgerTrial], None]
     in_flight: dict[str, tuple[int, int]] = field(default_factory=dict)
+    fault: str = ""
+    """What kept a job from ending though its configuration is not to blame; no job starts after it."""
 
     def next_job(self) -> Job | Wait | Done:
         """Return the next job, after proposing trials and telling settled ones as far as they come before it."""
-        if time.monotonic() >= self.deadline:
+        if self.fault or time.monotonic() >= self.deadline:
             return Wait() if self.in_flight else Done()
         while True:
             step = next_job([trial.progress for trial in self.ledger.trials], set(self.in_flight.values()), self.racing)
@@ -97,13 +102,12 @@ class FoldJobSearcher(Searcher):
         return {"job": job}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Commit what the job reported, or that it failed for good."""
+        """Commit what the job reported; a job that ended without a report is left for the next start to repeat."""
         trial, fold = self._jobs.in_flight.pop(trial_id)
         if result is not None and "record" in result and not error:
             self._jobs.commit(opened(result["record"]))
             return
-        reason = "the fold job ended without a result (worker lost, out of memory, or an error: see Ray's log)"
-        self._jobs.commit(FoldRecord(trial=trial, fold=fold, score=None, stop_reason=reason))
+        self._jobs.fault = f"trial {trial} on fold {fold} ended {MAX_FAILURES + 1} times without a result"
 
     def __getstate__(self) -> dict[str, Any]:
         """Give Tune, which pickles its settings, an empty copy: what is worth keeping is in the ledger."""
@@ -116,8 +120,11 @@ class FoldJobSearcher(Searcher):
         """Restore nothing: a new start reads the ledger."""
 
 
-def run_fold_jobs(jobs: FoldJobs, workers: Workers, concurrency: int, max_failures: int) -> None:
+def run_fold_jobs(jobs: FoldJobs, workers: Workers, concurrency: int) -> None:
     """Run fold jobs on Ray Tune until none is left or the time is over.
+
+    A configuration that cannot be trained fails alone, on its record.  Where anything else ends a job again and again
+    (a worker killed, a disk full, no memory), the others are let end and the search stops: no trial fails for it.
 
     Every worker group fits: no more jobs run at once than ``concurrency``, which the caller has bounded by the cluster.
     """
@@ -132,10 +139,16 @@ def run_fold_jobs(jobs: FoldJobs, workers: Workers, concurrency: int, max_failur
             name=f"{jobs.ledger.name}-{time.time_ns()}",
             storage_path=workers.storage,
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=max_failures),
+            failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
         ),
     )
     tuner.fit()
+    if jobs.fault:
+        raise BadInput(
+            f"{jobs.fault}: a worker was lost, memory or a disk is full, or the program is at fault (the errors "
+            f"stand in {workers.storage} and in Ray's log); mend that and run the same command "
+            "again, nothing committed is lost"
+        )
 
 
 def run_job(config: dict[str, Any], workers: Workers) -> None:

@@ -211,7 +211,7 @@ class Ledger:
                 of_name = found.setdefault(name, BaselineFolds(validation={}, test={}))
                 of_name.validation[fold] = score["validation"]
                 if self.is_closed:
-                    of_name.test[fold] = _unseal(score["test"]) or 0.0
+                    of_name.test[fold] = _unseal(score["test"])
         return found
 
     def commit_baselines(self, fold: int, scores: Mapping[str, tuple[float, float]]) -> None:
@@ -306,7 +306,7 @@ def open_ledger(storage_url: str, name: str, terms: Mapping[str, Any]) -> Ledger
 
 
 def _reason(error: BaseException) -> str:
-    return str(error.__cause__ or error).splitlines()[0]
+    return (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
 
 
 def _checked_url(url: str) -> str:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 
+from platform.basis import MAX_RANK
 from platform.losses import LOSSES
 from platform.optimizers import OPTIMIZERS
 from platform.schedules import SCHEDULES
@@ -49,8 +50,8 @@ class TrainingConfig:
         ):
             if choice not in choices:
                 raise ValueError(f"{name} must be one of {sorted(choices)}, but got {choice!r}")
-        if self.output_rank < 0 or self.batch_size < 1:
-            raise ValueError(f"output_rank must be 0 (all voxels) or more and batch_size 1 or more, but got {self}")
+        if not 0 <= self.output_rank <= MAX_RANK or self.batch_size < 1:
+            raise ValueError(f"output_rank must be 0 (all voxels) to {MAX_RANK}, batch_size 1 or more, but got {self}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +112,11 @@ def train(
     *,
     worker: Worker = Worker(),  # noqa: B008 - frozen
     evaluate: Evaluate | None = None,
-    report: Callable[[int, float], None] | None = None,
+    stop_after: int | None = None,
 ) -> History:
     """Train a model in place and return its history.
+
+    ``stop_after`` ends training after that many epochs without changing the schedule, which spans ``epochs.maximum``.
 
     With several workers each takes its share of every batch, and the gradients are averaged over the batch: the
     same batches in the same order give the same model, up to rounding, whatever the number of workers; only what
@@ -125,7 +128,7 @@ def train(
     optimizer = OPTIMIZERS[config.optimizer](model.parameters(), config.learning_rate, config.weight_decay)
     index_N2 = training.index
     history = History()
-    for epoch in range(epochs.maximum):
+    for epoch in range(min(epochs.maximum, stop_after or epochs.maximum)):
         order_N = np.random.default_rng([seed, epoch]).permutation(len(index_N2))
         batches = [order_N[at : at + config.batch_size] for at in range(0, len(order_N), config.batch_size)]
         model.train()
@@ -137,8 +140,6 @@ def train(
         history.loss.append(loss / len(order_N))
         if evaluate is not None and worker.rank == 0:
             history.scores.append(evaluate(model))
-        if report is not None:
-            report(epoch, history.loss[-1])
         if _agree(_is_unscored(history.scores), worker):
             raise TrainingDiverged("the model predicts what is no number")
         if _agree(_is_patience_over(history.scores, epochs.patience), worker):

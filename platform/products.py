@@ -24,7 +24,7 @@ from datasets.errors import BadInput
 from datasets.shards import VOXELS, ShardEntry, read_manifest, read_table
 from datasets.storage import Storage, open_storage, write_whole
 from platform.band_power import lagged_band_power
-from platform.basis import gram_matrix, principal_components
+from platform.basis import MAX_RANK, gram_matrix, principal_components
 from platform.events import (
     EventProducts,
     Events,
@@ -37,9 +37,8 @@ from platform.models.shape import ModelShape
 from platform.once import made_once
 from platform.windows import PAIRINGS, WINDOW_VOLUMES, CachedRun, RunCache
 
-MAX_RANK = 256
 GREY_MATTER_PROBABILITY = 0.5
-PRODUCTS_VERSION = 2
+PRODUCTS_VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,14 @@ import os
 from pathlib import Path
 
 from datasets.cluster import address_from_environment, check_every_node_sees, connected
-from datasets.command_line import CommandParser, positive_integer, positive_number, run_command
+from datasets.command_line import (
+    CommandParser,
+    natural_number,
+    number_or_zero,
+    positive_integer,
+    positive_number,
+    run_command,
+)
 from datasets.errors import BadInput
 from datasets.storage import home_folder, open_storage
 from platform.loop import Epochs
@@ -142,7 +149,7 @@ def _add_search(parser: CommandParser) -> None:
     add("--study", metavar="NAME", help="the study's name (else the architecture's)")
     add("--trials", metavar="N", type=positive_integer, default=64, help="configurations to try")
     add("--time-budget", metavar="MINUTES", type=positive_number, help="minutes after which no fold job starts")
-    add("--seed", metavar="N", type=int, default=0, help="seed of folds, trials and jobs")
+    add("--seed", metavar="N", type=natural_number, default=0, help="seed of folds, trials and jobs")
     add("--sampler", choices=sorted(SAMPLERS), default="tpe", help="who proposes configurations")
     add(
         "--racing", choices=RACINGS, default="halving", help="which trials run on all folds: all of them, or the better"
@@ -180,7 +187,7 @@ def _add_resources(parser: CommandParser) -> None:
     )
     add("--workers-per-trial", metavar="N", type=positive_integer, default=1, help="DDP workers of a fold job")
     add("--cpus-per-worker", metavar="N", type=positive_integer, default=1, help="CPUs of each worker")
-    add("--gpus-per-worker", metavar="N", type=float, default=0.0, help="GPUs of each worker")
+    add("--gpus-per-worker", metavar="N", type=number_or_zero, default=0.0, help="GPUs of each worker")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Takes settings; gives the study's result.  Whatever ends the process, the same s
 import functools
 import logging
 import math
+import re
 import statistics
 import time
 import uuid
@@ -29,14 +30,13 @@ from platform.provenance import code_version
 from platform.racing import RacingSettings
 from platform.samplers import propose, space_digest
 from platform.tracking import TrackedData, Tracker, TrackingSettings
-from platform.training import Job, Workers, job_seed, open_data, refit
+from platform.training import Job, RefitFailed, Workers, job_seed, open_data, refit
 from platform.windows import eeg_batch, window_index
 from search_spaces import SEARCH_SPACES, SearchSpace
 
 logger = logging.getLogger(__name__)
 
 PROTOCOL_VERSION = 1
-MAX_JOB_FAILURES = 2
 _WINNER_SENT = "winner_sent"
 
 
@@ -75,6 +75,8 @@ class StudySettings:
     time_budget_s: float = math.inf
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w. -]+", self.name):
+            raise BadInput(f"a study's name must be made of letters, digits, and any of '_. -', but got {self.name}")
         if self.architecture not in ARCHITECTURES:
             raise BadInput(f"the architecture must be one of {', '.join(ARCHITECTURES)}, but got {self.architecture}")
 
@@ -202,7 +204,7 @@ def _run_trials(settings: StudySettings, folds: Sequence[Fold], ledger: Ledger, 
         on_told=tracker.send_trial,
     )
     if not jobs.is_done():
-        run_fold_jobs(jobs, settings.workers, _concurrency(settings), MAX_JOB_FAILURES)
+        run_fold_jobs(jobs, settings.workers, _concurrency(settings))
     jobs.tell_settled(len(ledger.trials))
     if jobs.is_done():
         return
@@ -262,12 +264,17 @@ def _track_winner(settings: StudySettings, data: StudyData, ledger: Ledger, trac
         data=settings.data,
         architecture=settings.architecture,
         configuration=winner.configuration,
-        epochs=Epochs(maximum=epochs, patience=epochs),
+        epochs=settings.epochs,
+        stop_after=epochs,
         seed=job_seed(settings.seed, winner.number, len(data.manifest.subjects)),
         trial=winner.number,
         subjects=data.manifest.subjects,
     )
-    model = refit(job, settings.workers)
+    try:
+        model = refit(job, settings.workers)
+    except RefitFailed as error:
+        logger.warning("the winner's refit failed (%s); the same command tries it again", error)
+        return ledger.noted(_WINNER_SENT)
     tracker.send_winner(winner, model, _example(settings, data), ledger.baselines(), ledger.test_scores(winner.number))
     return winner.number
 

@@ -20,7 +20,7 @@ def summary(result: StudyResult) -> str:
     if result.winner is None:
         return (
             f"study {result.name}: no trial has run on all {result.num_subjects} folds yet, so there is no best "
-            "configuration; run the same command again to go on"
+            "configuration; run the same command again to go on, or see why trials failed in MLflow"
         )
     return "\n".join(
         [

@@ -19,7 +19,7 @@ import numpy as np
 import requests
 import torch
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, Metric, Param
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
@@ -81,6 +81,7 @@ class Tracker:
         self._tags = {_STUDY: ledger.noted("uid"), **tags}
         self._client = MlflowClient(tracking_uri=settings.uri)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlflow")
+        self._sending: list[Future[None]] = []
         self._parent: str | None = None
         self._sent: dict[int, str] = {}
         self._is_down = False
@@ -109,7 +110,7 @@ class Tracker:
             parent = self._parent_run()
             self._log_metrics(parent, _comparison(winner, baselines, test_scores))
             self._client.log_table(parent, _comparison_table(winner, baselines, test_scores), "comparison.json")
-            self._client.log_batch(parent, params=[*_params(winner.configuration), Param("winner", str(winner.number))])
+            self._client.log_batch(parent, tags=_winner_tags(winner))
             trace = winner.records[min(winner.records)].trace
             with trace_figure(trace) as figure:
                 self._client.log_figure(parent, figure, "target_and_prediction.png")
@@ -124,17 +125,23 @@ class Tracker:
         """Wait until everything is sent, end the study's run with a status, and tell whether all of it arrived."""
         self._submit(lambda: self._client.set_terminated(self._parent_run(), status))
         self._pool.shutdown(wait=True)
-        return not self._is_down
+        failures = [error for error in (sent.exception() for sent in self._sending) if error is not None]
+        for error in failures:
+            logger.error("what could not be sent to MLflow", exc_info=error)
+        return not self._is_down and not failures
 
     @property
     def parent(self) -> str | None:
         """The id of the study's run, once it is known."""
         return self._parent
 
-    def _submit(self, send: Callable[[], None]) -> "Future[None]":
-        return self._pool.submit(self._unless_down, send)
+    def _submit(self, send: Callable[[], None]) -> None:
+        self._sending.append(self._pool.submit(self._unless_down, send))
 
     def _unless_down(self, send: Callable[[], None]) -> None:
+        """Send, unless MLflow was found down before: what is left out now, a later start sends from the ledger."""
+        if self._is_down:
+            return
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # MLflow's own; this thread has no user to warn
@@ -295,6 +302,12 @@ def _dataset_input(data: TrackedData) -> DatasetInput:
     digest = data.digest[:MAX_DIGEST]
     source = json.dumps({"uri": data.uri, "manifest_sha256": data.digest})
     return DatasetInput(Dataset(name="shards", digest=digest, source_type="eeg2fmri-shards", source=source))
+
+
+def _winner_tags(winner: LedgerTrial) -> list[RunTag]:
+    """Return the winner as tags: a study that is extended may find another one, and MLflow's params never change."""
+    chosen = {"number": winner.number, **winner.configuration}
+    return [RunTag(f"winner.{key}", str(value)) for key, value in sorted(chosen.items())]
 
 
 def _params(configuration: Mapping[str, Any]) -> list[Param]:

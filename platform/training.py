@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from ray import train as ray_train
 from ray.train.torch import TorchTrainer, get_device, prepare_model
+from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.train.v2.api.result import Result
 from torch import Tensor, nn
 
@@ -55,6 +56,7 @@ class Job:
         trial: the trial's number.
         fold: the fold to train and score on; None for a refit.
         subjects: the subjects of a refit.
+        stop_after: epochs after which a refit ends, on the schedule of ``epochs``; None for a fold job.
     """
 
     data: DataSettings
@@ -65,6 +67,7 @@ class Job:
     trial: int
     fold: Fold | None = None
     subjects: tuple[str, ...] = ()
+    stop_after: int | None = None
 
     @property
     def training_subjects(self) -> tuple[str, ...]:
@@ -80,6 +83,10 @@ class Workers:
     cpus: int = 1
     gpus: float = 0.0
     storage: str = ""
+
+
+class RefitFailed(RuntimeError):
+    """The winner could not be trained on all subjects."""
 
 
 def job_seed(study_seed: int, trial: int, fold: int) -> int:
@@ -99,23 +106,30 @@ def split_configuration(architecture: str, configuration: Mapping[str, Any]) -> 
 
 
 def run_fold_job(job: Job, workers: Workers) -> FoldRecord:
-    """Train and score a fold job and return its record; a configuration that diverges gives a record without score."""
+    """Train and score a fold job and return its record, without score where the configuration cannot be trained."""
     if job.fold is None:
         raise ValueError("a fold job needs a fold")
     start = time.monotonic()
     try:
         here = Worker(device="cuda" if workers.gpus else "cpu")
         record = _run_here(job, here) if workers.count == 1 else _run_on_workers(job, workers)
-    except TrainingDiverged as error:
+    except (TrainingDiverged, torch.OutOfMemoryError) as error:
         record = FoldRecord(trial=job.trial, fold=job.fold.number, score=None, seed=job.seed, stop_reason=str(error))
     return dataclasses.replace(record, seconds=round(time.monotonic() - start, 2))
 
 
 def refit(job: Job, workers: Workers) -> Volumes:
-    """Train the winner on all subjects as a Ray Train run and return the model, whose output is voxels."""
-    checkpoint = _fit_with_ray_train(job, workers).checkpoint
+    """Train the winner on all subjects as a Ray Train run and return the model, whose output is voxels.
+
+    Raises:
+        RefitFailed: where it diverged, or its workers were lost; the search's result stands all the same.
+    """
+    try:
+        checkpoint = _fit_with_ray_train(job, workers).checkpoint
+    except TrainingFailedError as error:
+        raise RefitFailed((str(error).strip().splitlines() or ["no reason given"])[-1]) from error
     if checkpoint is None:
-        raise RuntimeError("the refit left no weights; see Ray's log")
+        raise RefitFailed("it left no weights")
     data = open_data(job.data)
     model, basis_KV = build_model(job, data, _products(job, data))
     with checkpoint.as_directory() as folder:
@@ -221,7 +235,9 @@ def _train(
         torch.manual_seed(job.seed + worker.rank)  # dropout differs between workers
     coefficients = torch.from_numpy(products.coefficients_NK) if basis is not None else None
     training = TrainingSet(runs=data.runs_of(job.training_subjects), coefficients_NK=coefficients)
-    history = train(model, training, config, job.epochs, job.seed, worker=worker, evaluate=evaluator)
+    history = train(
+        model, training, config, job.epochs, job.seed, worker=worker, evaluate=evaluator, stop_after=job.stop_after
+    )
     return history, model
 
 
@@ -261,10 +277,10 @@ def _fit_with_ray_train(job: Job, workers: Workers) -> Result:
 
 
 def _train_worker(config: dict[str, Any]) -> FoldRecord | str:
-    """Be one worker of a fold job; return its record, or why training diverged."""
+    """Be one worker of a fold job; return its record, or why the configuration cannot be trained."""
     try:
         return _run_here(config["job"], _this_worker())
-    except TrainingDiverged as error:
+    except (TrainingDiverged, torch.OutOfMemoryError) as error:
         return str(error)
 
 

@@ -45,9 +45,9 @@ def running_head(folder: Path, python: Path) -> Iterator[Head]:
     """Start a head with this Python, configured for a search, and end it by its process ids."""
     port, client, dashboard, agent, metrics = free_ports(5)
     settings = {
-        "EEG2FMRI_SHARDS": str(write_small_study(folder / "shards", volumes=30)),
-        "EEG2FMRI_TRIALS": "2",
-        "EEG2FMRI_MAX_EPOCHS": "1",
+        "EEG2FMRI_SHARDS": str(write_small_study(folder / "shards", volumes=60)),
+        "EEG2FMRI_TRIALS": "6",
+        "EEG2FMRI_MAX_EPOCHS": "4",
         "EEG2FMRI_COMMIT_LAG": "1",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
@@ -111,13 +111,14 @@ def test_a_job_from_the_checkout_is_stopped_and_goes_on_when_submitted_again(tmp
         stopped = head.job("stop", "first", cwd=ROOT)
         assert stopped.returncode == 0, stopped.stderr
         before = fold_records(head.home)
-        assert 2 <= len(before) < 9
+        assert len(before) >= 2
         ended = head.job("submit", "--working-dir", ".", "--", *SEARCH, cwd=ROOT)
         assert ended.returncode == 0, ended.stdout[-3000:]
     assert "best configuration (trial" in ended.stdout
     assert "fold job 1:" not in ended.stdout
     after = fold_records(head.home)
     assert {key: after[key] for key in before} == before
+    assert len(after) > len(before)
     assert states(head.home) <= {"COMPLETE", "PRUNED"}
 
 

@@ -242,18 +242,18 @@ def test_a_score_as_good_as_before_is_no_new_best():
     assert looped([(0.0, 0.0)] * 6, patience=3) == (4, "early stopping")
 
 
-def test_without_scores_all_epochs_are_trained_and_reported():
-    reported = []
-    train(
+@pytest.mark.parametrize(("stop_after", "expected"), [(None, 3), (2, 2), (9, 3)])
+def test_without_scores_all_epochs_are_trained_unless_it_is_stopped_after_fewer(stop_after, expected):
+    history = train(
         two_workers.example_model(),
         TrainingSet(runs=[two_workers.example_run()], coefficients_NK=None),
         TrainingConfig(output_rank=0),
         Epochs(maximum=3, patience=1),
         seed=0,
-        report=lambda epoch, loss: reported.append((epoch, loss)),
+        stop_after=stop_after,
     )
-    assert [epoch for epoch, _ in reported] == [0, 1, 2]
-    assert all(np.isfinite(loss) for _, loss in reported)
+    assert len(history.loss) == expected
+    assert all(np.isfinite(history.loss))
 
 
 def test_a_loss_that_is_no_number_ends_training():
