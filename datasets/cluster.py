@@ -5,6 +5,7 @@ Takes an address and what must be seen by every node; gives a connected Ray for 
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from datasets.storage import open_storage
 Result = TypeVar("Result")
 
 LOCAL = "local"
+CONNECT_SECONDS = 10.0
 ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1", "RAY_TRAIN_V2_ENABLED": "1"}
 """Ray Train's controller otherwise looks after its workers every 2 s, which a short fold job spends waiting."""
 
@@ -35,6 +37,7 @@ def connected(address: str, cpus: int | None) -> Iterator[None]:
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
     is_local = address == LOCAL
+    _check_somebody_listens(address)
     try:
         ray.init(
             address=address,
@@ -53,6 +56,19 @@ def connected(address: str, cpus: int | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_somebody_listens(address: str) -> None:
+    """Refuse an address at which nobody listens: Ray itself would go on trying for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise BadInput(
+            f"cannot connect to Ray at {address}: {error}; start one there, or give --ray-address local"
+        ) from error
 
 
 def address_from_environment() -> str:

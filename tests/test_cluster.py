@@ -20,16 +20,19 @@ from datasets.errors import BadInput
 
 OBJECT_STORE_BYTES = 80 * 1024**2  # the least that Ray takes is 75 MiB
 PLACES = ("shards", "study-storage", "tracking", "job-storage")
-UNREACHABLE_SECONDS = 45.0
+UNREACHABLE_SECONDS = 60.0
 
 pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(scope="module")
 def two_nodes() -> Iterator[str]:
-    """Start two Ray nodes with ports and folder of their own; give the cluster's address, end them by their ids."""
+    """Start two Ray nodes with ports and folder of their own; give the cluster's address, end them by their ids.
+
+    Not on loopback: a driver replaces 127.0.0.1 by the machine's own address, where such a head would not listen.
+    """
     port, agent, metrics = free_ports(3)
-    own = {"object_store_memory": OBJECT_STORE_BYTES, "num_cpus": 1, "node_ip_address": "127.0.0.1"}
+    own = {"object_store_memory": OBJECT_STORE_BYTES, "num_cpus": 1}
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("RAY_")]:
             patch.delenv(name)
@@ -81,6 +84,7 @@ def silent_port() -> Iterator[int]:
         yield bound.getsockname()[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named_by", ["--ray-address", "RAY_ADDRESS"])
 def test_local_places_are_refused_on_two_nodes_and_nothing_is_written(two_nodes, shards, tmp_path, named_by):
     home = tmp_path / "home"
@@ -100,6 +104,7 @@ def test_local_places_are_refused_on_two_nodes_and_nothing_is_written(two_nodes,
     assert not home.exists()
 
 
+@pytest.mark.slow
 def test_with_a_shared_disk_the_same_places_are_not_refused(two_nodes, tmp_path):
     three = str(write_small_study(tmp_path / "three", subjects=3, volumes=20))
     done = run_search(tmp_path / "home", "--shards", three, "--ray-address", two_nodes, "--shared-disk")
@@ -107,6 +112,7 @@ def test_with_a_shared_disk_the_same_places_are_not_refused(two_nodes, tmp_path)
     assert "a fold needs 4 or more subjects" in error_lines(done)[0]  # which only the shards' manifest tells
 
 
+@pytest.mark.slow
 def test_places_that_every_node_sees_pass(two_nodes):
     with connected(two_nodes, None):
         assert len(ray.nodes()) == 2
@@ -120,6 +126,7 @@ def test_places_that_every_node_sees_pass(two_nodes):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["shards", "relative/shards", "file:///shards", "sqlite:////studies.db"])
 def test_only_the_place_on_one_node_is_named(two_nodes, place):
     with (
@@ -129,6 +136,7 @@ def test_only_the_place_on_one_node_is_named(two_nodes, place):
         check_every_node_sees({"first": "s3://bucket/shards", "second": place, "third": "https://mlflow"})
 
 
+@pytest.mark.slow
 def test_a_ray_of_this_process_alone_passes_local_places_and_joins_no_cluster(two_nodes, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", two_nodes)
     with connected(LOCAL, 1):
@@ -139,7 +147,7 @@ def test_a_ray_of_this_process_alone_passes_local_places_and_joins_no_cluster(tw
         assert ray.get_runtime_context().gcs_address == two_nodes
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}", "no-such-host.invalid:{port}"])
+@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}"])
 def test_an_address_where_no_ray_answers_is_refused_in_one_line(shards, tmp_path, address):
     with silent_port() as port:
         named = address.format(port=port)
