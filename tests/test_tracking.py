@@ -394,7 +394,7 @@ def test_the_figure_the_comparison_and_the_note_stand_at_the_studys_run(winner, 
     note = run.data.tags["mlflow.note.content"]
     assert "Trial 0: validation r +0.5100, test r +0.7780 over 3 subjects" in note
     assert "| ridge | +1.1000 | +1.2000 |" in note
-    assert run.data.params["winner"] == "0"
+    assert run.data.tags["winner.number"] == "0"
     assert run.data.metrics["mean_test_temporal_r_responsive"] == pytest.approx(0.778)
     assert run.data.metrics["baseline_ridge_mean_test_temporal_r_responsive"] == pytest.approx(1.2)
 
