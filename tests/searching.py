@@ -35,7 +35,7 @@ def start_search(home: Path, *arguments: str) -> "subprocess.Popen[str]":
     )
 
 
-def finish_search(process: "subprocess.Popen[str]", minutes: float = 4.0) -> str:
+def finish_search(process: "subprocess.Popen[str]", minutes: float = 8.0) -> str:
     """Wait for a search to end and return what it printed."""
     output, _ = process.communicate(timeout=minutes * MINUTES)
     return output
@@ -61,7 +61,7 @@ def stop_after_fold_jobs(process: "subprocess.Popen[str]", number: int, how: sig
         os.killpg(process.pid, how)
     else:
         process.send_signal(how)
-    rest, _ = process.communicate(timeout=2 * MINUTES)
+    rest, _ = process.communicate(timeout=4 * MINUTES)
     printed.append(rest)
     return "".join(printed)
 

@@ -17,9 +17,9 @@ from small_study import write_small_study
 from conftest import free_ports
 
 SEARCH = ("python", "-m", "platform.search", "transformer")
-START_SECONDS = 90.0
+START_SECONDS = 180.0
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Head:
     environment: dict[str, str]
     home: Path
 
-    def job(self, *arguments: str, cwd: Path, seconds: float = 300) -> "subprocess.CompletedProcess[str]":
+    def job(self, *arguments: str, cwd: Path, seconds: float = 600) -> "subprocess.CompletedProcess[str]":
         """Run a ``ray job`` command against this head."""
         verb, *rest = arguments
         command = [self.python, "-m", "ray.scripts.scripts", "job", verb, "--address", self.address, *rest]
@@ -107,7 +107,7 @@ def test_a_job_from_the_checkout_is_stopped_and_goes_on_when_submitted_again(tmp
         submit = ("submit", "--submission-id", "first", "--no-wait", "--working-dir", ".", "--", *SEARCH)
         started = head.job(*submit, cwd=ROOT)
         assert started.returncode == 0, started.stderr
-        wait_for(lambda: "fold job 2:" in head.job("logs", "first", cwd=ROOT).stdout, "two fold jobs", 240)
+        wait_for(lambda: "fold job 2:" in head.job("logs", "first", cwd=ROOT).stdout, "two fold jobs", 480)
         stopped = head.job("stop", "first", cwd=ROOT)
         assert stopped.returncode == 0, stopped.stderr
         before = fold_records(head.home)

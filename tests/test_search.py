@@ -11,6 +11,8 @@ from small_study import write_small_study
 from datasets.command_line import run_command
 from platform.search import main
 
+pytestmark = pytest.mark.timeout(1200)  # seconds; each test starts Ray several times
+
 TRIALS = ("--trials", "3", "--commit-lag", "1", "--seed", "3")
 
 
@@ -190,7 +192,7 @@ def test_bad_input_that_only_shows_on_the_cluster_is_one_line_and_exit_status_2(
 ):
     filled = [each.format(shards=shards, **bad_shards) for each in arguments]
     process = start_search(tmp_path / "home", "transformer", *filled)
-    printed = finish_search(process, minutes=2)
+    printed = finish_search(process)
     errors = [line for line in printed.splitlines() if line.startswith("error: ")]
     assert process.returncode == 2, printed
     assert len(errors) == 1
