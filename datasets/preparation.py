@@ -62,7 +62,7 @@ PIPELINE_VERSION = 1
 RATE_HZ = 1000.0
 SHIFT_WARNED_S, SHIFT_REFUSED_S = 0.05, 0.5
 REPETITION_TOLERANCE_S = 0.001
-MILLISECONDS_ABOVE = 100.0
+SECONDS_IN = {"sec": 1.0, "msec": 0.001}
 _UNREADABLE_IMAGE = (
     OSError, ValueError, EOFError, zlib.error, nibabel.filebasedimages.ImageFileError,
     nibabel.spatialimages.HeaderDataError,
@@ -264,12 +264,15 @@ def _read_run(recording: Recording, settings: PreparationSettings) -> _Run:
 
 
 def _check_repetition_time(image: nibabel.Nifti1Image, recording: Recording) -> None:
-    """Compare the header's repetition time, where it has one, with that of the data set."""
-    stated = float(image.header.get_zooms()[3])
-    seconds = stated / 1000 if stated > MILLISECONDS_ABOVE else stated
+    """Compare the header's repetition time with that of the data set, where the header names the time's unit.
+
+    Without a unit the number is most often nobody's: NIfTI's own default is 1.
+    """
+    stated, unit = float(image.header.get_zooms()[3]), image.header.get_xyzt_units()[1]
+    seconds = stated * SECONDS_IN.get(unit, 0.0)
     if seconds > 0 and abs(seconds - recording.repetition_time_s) > REPETITION_TOLERANCE_S:
         raise BadInput(
-            f"its header states a repetition time of {stated:g}, the data set's is {recording.repetition_time_s:g} s"
+            f"its header states a repetition time of {seconds:g} s, the data set's is {recording.repetition_time_s:g} s"
         )
 
 
