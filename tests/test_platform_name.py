@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import os
 import sys
 import sysconfig
 from importlib.machinery import PathFinder
@@ -103,7 +104,8 @@ def test_a_standard_module_that_was_imported_before_becomes_the_package(tmp_path
 def test_another_folder_called_platform_is_left_alone(tmp_path):
     (tmp_path / "platform").mkdir()
     (tmp_path / "platform" / "rails.py").write_text("")
-    run(sys.executable, "-S", "-c", "import platform; platform.system()", cwd=tmp_path)
+    printed = run(sys.executable, "-S", "-c", "import platform; print(platform.system())", cwd=tmp_path)
+    assert printed.strip() == os.uname().sysname
 
 
 def test_pytest_works_as_a_script_and_as_a_module(tmp_path):
@@ -177,7 +179,9 @@ def test_the_installed_package_wins_from_any_folder(installed, tmp_path):
 
 @pytest.mark.parametrize("options", [["-I"], ["-P"], ["-E"], ["-OO"], ["-W", "error"]], ids=" ".join)
 def test_the_installed_package_wins_under_every_option_of_python(installed, tmp_path, options):
-    run(installed, *options, "-c", PROBE, cwd=tmp_path)
+    system, found = run(installed, *options, "-c", PROBE, cwd=tmp_path).split()
+    assert system == os.uname().sysname
+    assert Path(found).is_relative_to(installed.parents[1])
 
 
 def test_what_is_installed_runs_as_a_module(installed, tmp_path):

@@ -410,7 +410,7 @@ def test_a_uri_that_mlflow_or_the_project_does_not_know_is_refused(uri):
 
 @pytest.mark.parametrize("uri", ["sqlite:////mlflow.db", "postgresql+psycopg2://host/mlflow", "https://mlflow"])
 def test_databases_and_servers_are_taken_without_asking_them(uri):
-    check_tracking(TrackingSettings(uri=uri))
+    assert check_tracking(TrackingSettings(uri=uri)) is None
 
 
 def test_a_refused_uri_is_shown_without_its_credentials():
