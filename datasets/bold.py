@@ -1,11 +1,12 @@
 """From a run's BOLD image to z-scored series of the mask's voxels.
 
 Takes a 4-D NIfTI image and the subject's alignment; gives float32 series (volumes, voxels), voxels in C order of the
-mask, each volume resampled once, at the mask's points only.  Slice timing and motion come before and inside that one
-resampling: correct the image's slice times first, and hand the poses of its volumes to ``to_grid``.
+mask: slice times corrected on the scanner's own grid, then each volume resampled once, at the mask's points only,
+through motion and alignment together, then smoothed in the mask, high-passed and z-scored.
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 from scipy import ndimage, sparse
 
 from datasets.errors import BadInput
-from datasets.grid import GRID_SHAPE, VOXEL_MM
+from datasets.grid import GRID_SHAPE, VOXEL_MM, fluid_points_mm, tissue_probabilities
 from datasets.registration import METHODS, Alignment
+from datasets.slice_timing import SLICE_ORDERS, correct_slice_times
 
 logger = logging.getLogger(__name__)
 
@@ -27,20 +29,34 @@ Mask = NDArray[np.bool_]
 FWHM_PER_SIGMA = float(np.sqrt(8 * np.log(2)))
 VOLUMES_AT_ONCE = 16
 TAPS = 4
+TISSUE_NAMES = ("global_signal", "grey_signal", "white_signal", "csf_signal")
+TISSUE_PROBABILITY = 0.8  # of a voxel that counts as grey or as white: neighbours share little
 CONSTANT_BELOW = 1e-5  # of a voxel's mean: float32 noise, a thousandth of what BOLD varies by
 
 
 @dataclass(frozen=True, kw_only=True)
 class BoldSettings:
-    """What a user may vary about the preparation of BOLD; None leaves a step out."""
+    """What a user may vary about the preparation of BOLD; None leaves a step out.
 
-    registration: str = "affine"
+    Attributes:
+        registration: one of registration.METHODS.
+        motion: whether head motion is estimated, and undone by the one resampling.
+        slice_order: one of slice_timing.SLICE_ORDERS; None: what the data set says.
+        fwhm_mm: of the smoothing within the mask.
+        high_pass_seconds: slower changes are removed.
+    """
+
+    registration: str = "syn"
+    motion: bool = True
+    slice_order: str | None = None
     fwhm_mm: float | None = 6.0
     high_pass_seconds: float | None = 128.0
 
     def __post_init__(self) -> None:
         if self.registration not in METHODS:
             raise BadInput(f"registration must be one of {', '.join(METHODS)}, but got {self.registration!r}")
+        if self.slice_order is not None and self.slice_order not in SLICE_ORDERS:
+            raise BadInput(f"slice_order must be one of {', '.join(SLICE_ORDERS)}, but got {self.slice_order!r}")
         for name, value in (("fwhm_mm", self.fwhm_mm), ("high_pass_seconds", self.high_pass_seconds)):
             if value is not None and not 0 < value < np.inf:
                 raise BadInput(f"{name} must be a number above 0, or None to leave the step out, but got {value}")
@@ -51,13 +67,15 @@ class BoldSeries:
     """One run's prepared BOLD: a volume without its drift is ``mean + standard_deviation * z[volume]``.
 
     z is float32 (volumes, voxels); mean, standard_deviation (float32) and coverage (bool) are (voxels,).  Where
-    coverage is False the voxel lay outside the field of view and all its numbers are 0.
+    coverage is False the voxel lay outside the field of view and all its numbers are 0.  ``tissue`` holds a series
+    (volumes,) by each of TISSUE_NAMES, in % of its mean, high-passed as z is, but of voxels that were not smoothed.
     """
 
     z: Series
     mean: Series
     standard_deviation: Series
     coverage: Mask
+    tissue: Mapping[str, NDArray[np.float64]]
 
 
 def prepare_bold(
@@ -69,20 +87,52 @@ def prepare_bold(
     *,
     repetition_time_s: float,
     poses: NDArray[np.float64] | None = None,
+    slice_times_s: NDArray[np.float64] | None = None,
 ) -> BoldSeries:
-    """Resample, smooth, high-pass and z-score one run.
+    """Shift all slices to the middle of the volume's time, resample, smooth, high-pass and z-score one run.
 
-    ``points_mm`` are the mask's points (voxels, 3), ``poses`` as in ``to_grid``.  The mean is taken before, the
-    standard deviation after the high-pass.  BadInput where the image cannot be used.
+    ``points_mm`` are the mask's points (voxels, 3), ``poses`` as in ``to_grid``, ``slice_times_s`` (slices,) the
+    seconds at which the slices along the image's third axis are taken; None leaves the step out.  The mean is taken
+    before, the standard deviation after the high-pass.  BadInput where the image cannot be used.
     """
-    series, coverage = to_grid(image, alignment, points_mm, poses=poses)
+    volumes = _finite_volumes(image)
+    if slice_times_s is not None:
+        volumes = correct_slice_times(volumes, slice_times_s, repetition_time_s, reference_s=repetition_time_s / 2)
+    everywhere = np.concatenate([points_mm, fluid_points_mm()])
+    sampled, is_covered = _sample(volumes, image.affine, alignment.epi_points(everywhere), poses)
+    series, coverage = sampled[:, : len(points_mm)], is_covered[: len(points_mm)]
+    _check_coverage(coverage)
+    fluid = sampled[:, len(points_mm) :][:, is_covered[len(points_mm) :]]
+    tissue = tissue_signals(series, coverage, mask, fluid=fluid)
     if settings.fwhm_mm is not None:
         series = smooth_in_mask(series, mask, settings.fwhm_mm, coverage=coverage)
     mean = _mean(series)
     if settings.high_pass_seconds is not None:
         series = high_pass(series, repetition_time_s, settings.high_pass_seconds)
     z, _, deviation = standardise(series, smallest_deviation=CONSTANT_BELOW * np.abs(mean))
-    return BoldSeries(z=z, mean=mean, standard_deviation=deviation, coverage=coverage)
+    return BoldSeries(
+        z=z,
+        mean=mean,
+        standard_deviation=deviation,
+        coverage=coverage,
+        tissue={name: _percent(signal, repetition_time_s, settings) for name, signal in tissue.items()},
+    )
+
+
+def tissue_signals(
+    series: Series, coverage: Mask, mask: Mask, *, fluid: Series | None = None
+) -> dict[str, NDArray[np.float64]]:
+    """Return the mean over covered voxels of each tissue, (volumes,), by TISSUE_NAMES; nan where there is no voxel.
+
+    ``series`` are (volumes, voxels of the mask); ``fluid`` (volumes, points) is what the image has at
+    ``grid.fluid_points_mm``, as the mask holds no fluid.
+    """
+    grey, white = tissue_probabilities()
+    chosen = (coverage, coverage & (grey[mask] > TISSUE_PROBABILITY), coverage & (white[mask] > TISSUE_PROBABILITY))
+    parts = [*(series[:, voxels] for voxels in chosen), series[:, :0] if fluid is None else fluid]
+    nothing = np.full(len(series), np.nan)
+    means = [part.mean(axis=1, dtype=np.float64) if part.shape[1] else nothing for part in parts]
+    return dict(zip(TISSUE_NAMES, means, strict=True))
 
 
 def to_grid(
@@ -98,17 +148,8 @@ def to_grid(
     that the alignment was made in to where that tissue lay at each volume, mm to mm; None means that nothing moved.
     A point outside the field of view of any volume, or in a voxel that is not finite, is not covered: its series is 0.
     """
-    volumes = _finite_volumes(image)
-    points_epi = alignment.epi_points(points_mm)
-    to_voxels = np.linalg.inv(image.affine)
-    if poses is None:
-        voxels = apply_affine(to_voxels, points_epi)
-        covered = _is_covered(voxels, volumes)
-        series = _interpolate_still(volumes, voxels, covered)
-    else:
-        series, covered = _interpolate_moving(volumes, points_epi, to_voxels @ _checked(poses, volumes.shape[3]))
-    if not covered.any():
-        raise BadInput("the BOLD image covers no voxel of the mask; check its affine and the registration")
+    series, covered = _sample(_finite_volumes(image), image.affine, alignment.epi_points(points_mm), poses)
+    _check_coverage(covered)
     return series, covered
 
 
@@ -168,6 +209,17 @@ def standardise(
     return z, mean, np.where(varies, deviation, 0).astype(np.float32)
 
 
+def _percent(signal: NDArray[np.float64], repetition_time_s: float, settings: BoldSettings) -> NDArray[np.float64]:
+    """Return a series (volumes,) in % about its mean, without what the high-pass removes."""
+    mean = signal.mean()
+    if not mean:
+        return np.zeros_like(signal)
+    percent = (100 * (signal / mean - 1)).astype(np.float32)[:, np.newaxis]
+    if settings.high_pass_seconds is not None:
+        percent = high_pass(percent, repetition_time_s, settings.high_pass_seconds)
+    return percent[:, 0].astype(np.float64)
+
+
 def _mean(series: Series) -> Series:
     return np.asarray(series.mean(axis=0, dtype=np.float64), dtype=np.float32)
 
@@ -185,12 +237,30 @@ def _finite_volumes(image: nibabel.Nifti1Image) -> Series:
     return np.asarray(volumes, dtype=np.float32)
 
 
-def _is_covered(voxels: NDArray[np.float64], volumes: Series) -> Mask:
+def _check_coverage(covered: Mask) -> None:
+    if not covered.any():
+        raise BadInput("the BOLD image covers no voxel of the mask; check its affine and the registration")
+
+
+def _sample(
+    volumes: Series, affine: NDArray[np.float64], points_epi: NDArray[np.float64], poses: NDArray[np.float64] | None
+) -> tuple[Series, Mask]:
+    to_voxels = np.linalg.inv(affine)
+    if poses is not None:
+        return _interpolate_moving(volumes, points_epi, to_voxels @ _checked(poses, volumes.shape[3]))
+    voxels = apply_affine(to_voxels, points_epi)
+    covered = _is_covered(voxels, np.isfinite(volumes[..., 0]))
+    return _interpolate_still(volumes, voxels, covered), covered
+
+
+def _is_covered(voxels: NDArray[np.float64], is_finite: Mask) -> Mask:
     """Tell which voxel coordinates (points, 3) lie in the field of view (voxels' full extent), in a finite voxel."""
-    last = np.array(volumes.shape[:3]) - 1
+    last = np.array(is_finite.shape) - 1
     inside = np.all((voxels >= -0.5) & (voxels <= last + 0.5), axis=1)
+    if is_finite.all():
+        return np.asarray(inside)
     nearest = np.clip(np.rint(voxels), 0, last).astype(int)
-    return np.asarray(inside & np.isfinite(volumes[*nearest.T, 0]))
+    return np.asarray(inside & is_finite[*nearest.T])
 
 
 def _checked(poses: NDArray[np.float64], num_volumes: int) -> NDArray[np.float64]:
@@ -200,7 +270,7 @@ def _checked(poses: NDArray[np.float64], num_volumes: int) -> NDArray[np.float64
 
 
 def _coefficients(volumes: Series) -> Series:
-    """Return the cubic B-spline coefficients of volumes (x, y, z, volumes), mirrored at their borders."""
+    """Return the cubic B-spline coefficients of a volume or of several (x, y, z, volumes), mirrored at the borders."""
     coefficients = np.nan_to_num(volumes)
     for axis in range(3):
         coefficients = ndimage.spline_filter1d(coefficients, order=3, axis=axis, output=np.float32, mode="mirror")
@@ -225,10 +295,11 @@ def _interpolate_moving(
     """Interpolate each volume at its own points, through its own matrix (volumes, 4, 4) from mm to voxels."""
     series = np.zeros((volumes.shape[3], len(points_epi)), dtype=np.float32)
     covered = np.ones(len(points_epi), dtype=bool)
+    is_finite = np.isfinite(volumes[..., 0])
     for index, matrix in enumerate(to_voxels):
         voxels = apply_affine(matrix, points_epi)
-        covered &= _is_covered(voxels, volumes)
-        coefficients = _coefficients(volumes[..., index : index + 1])[..., 0]
+        covered &= _is_covered(voxels, is_finite)
+        coefficients = _coefficients(volumes[..., index])
         series[index] = ndimage.map_coordinates(coefficients, voxels.T, order=3, mode="mirror", prefilter=False)
     series[:, ~covered] = 0
     return series, covered

@@ -3,6 +3,7 @@
 Takes an address and what must be seen by every node; gives a connected Ray for as long as a ``with`` lasts.
 """
 
+import itertools
 import logging
 import os
 import socket
@@ -105,24 +106,55 @@ def cluster_size() -> tuple[int, float]:
     return int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
 
 
-def run_tasks(task: Callable[..., Result], arguments: Sequence[tuple[Any, ...]]) -> Iterator[Result]:
+def run_tasks(
+    task: Callable[..., Result], arguments: Sequence[tuple[Any, ...]], *, memory_bytes: int = 0
+) -> Iterator[Result]:
     """Run a function on the cluster once for each tuple of arguments; yield the results as they come.
+
+    No more tasks are begun than the cluster has CPUs: a task that waits for tasks of its own gives its CPU away.
+    ``memory_bytes`` is what each task takes, so that no node is given more of them than it can hold.
+
+    Raises:
+        BadInput, OSError: where a task did, with its own message.
+    """
+    remote = ray.remote(task).options(memory=_fitting(memory_bytes))
+    todo = [*reversed(arguments)]
+    running: list[Any] = []
+    while todo or running:
+        while todo and len(running) < max(1, cluster_size()[0]):
+            running.append(remote.remote(*todo.pop()))
+        ready, running = ray.wait(running)
+        yield _result(ready[0])
+
+
+def results_in_order(task: Callable[..., Result], arguments: Sequence[tuple[Any, ...]]) -> list[Result]:
+    """Run a function on the cluster once for each tuple of arguments, all at once; return the results in that order.
+
+    What several tuples share is sent once.
 
     Raises:
         BadInput, OSError: where a task did, with its own message.
     """
     remote = ray.remote(task)
-    waiting = [remote.remote(*each) for each in arguments]
-    while waiting:
-        ready, waiting = ray.wait(waiting)
-        try:
-            yield ray.get(ready[0])
-        except RayTaskError as error:
-            if isinstance(error.cause, (BadInput, OSError)):
-                raise error.cause from None
-            raise
-        except RayError as error:
-            raise BadInput(
-                f"a task on the cluster was lost ({type(error).__name__}): most often memory is full; run the same "
-                "command again with fewer at once (--cpus, or --workers when preparing)"
-            ) from error
+    sent = {id(each): ray.put(each) for each in itertools.chain.from_iterable(arguments)}
+    return [_result(each) for each in [remote.remote(*(sent[id(part)] for part in parts)) for parts in arguments]]
+
+
+def _fitting(memory_bytes: int) -> int | None:
+    """Return what a task may ask for: Ray would wait for ever for more than the largest node has."""
+    largest = max((node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]), default=0)
+    return int(min(memory_bytes, largest)) or None
+
+
+def _result(reference: Any) -> Any:  # noqa: ANN401 - whatever the task gave
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        if isinstance(error.cause, (BadInput, OSError)):
+            raise error.cause from None
+        raise
+    except RayError as error:
+        raise BadInput(
+            f"a task on the cluster was lost ({type(error).__name__}): most often memory is full; run the same "
+            "command again with fewer at once (--cpus, or --workers when preparing)"
+        ) from error

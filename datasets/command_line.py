@@ -112,15 +112,16 @@ def number_or_zero(text: str) -> float:
     return 0.0 if float(text) == 0 else positive_number(text)
 
 
-def run_command(main: Callable[[], None]) -> int:
-    """Run a command and return its exit status: 0, 2 after bad input (one line, no traceback), 130 after Ctrl-C.
+def run_command(main: Callable[[], int | None]) -> int:
+    """Run a command and return its exit status: what it returns (None is 0), 2 after bad input, 130 after Ctrl-C.
 
+    Bad input gets one line and no traceback.
     SIGTERM ends the command as Ctrl-C does: a stopped Ray job or a pre-empted machine leaves as tidily.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        main()
+        return main() or 0
     except BadInput as refusal:
         return _refuse(str(refusal))
     except OSError as error:
@@ -134,7 +135,6 @@ def run_command(main: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return EXIT_INTERRUPTED
-    return 0
 
 
 def _refuse(message: str) -> int:

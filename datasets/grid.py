@@ -13,6 +13,7 @@ import numpy as np
 from nilearn import datasets as nilearn_datasets
 from nilearn import image as nilearn_image
 from numpy.typing import NDArray
+from scipy import ndimage
 
 GRID_SHAPE = (53, 63, 52)
 VOXEL_MM = 3.0
@@ -22,6 +23,10 @@ GRID_AFFINE: NDArray[np.float64] = np.array(
 GRID_AFFINE.setflags(write=False)
 TEMPLATE = "ICBM 2009a nonlinear symmetric"
 TISSUE_THRESHOLD = 0.5
+TEMPLATE_BRAIN = 0.1  # of the template's brightest voxel; nilearn's template has no skull
+FLUID_BELOW = 0.1  # grey and white matter together
+FLUID_DEPTH_MM = 15.0  # below the brain's surface, where fluid lies in ventricles and around the brain stem
+FLUID_STEP_MM = 2  # between points, and how far they keep from any tissue
 
 
 @functools.cache
@@ -47,6 +52,30 @@ def mask_points_mm(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return the MNI coordinates (voxels, 3) in mm of a mask's voxels, in C order of the mask."""
     _check_mask(mask)
     return np.asarray(nibabel.affines.apply_affine(GRID_AFFINE, np.argwhere(mask)), dtype=np.float64)
+
+
+def grid_points_mm() -> NDArray[np.float64]:
+    """Return the MNI coordinates (voxels, 3) in mm of all voxels of the grid, in C order."""
+    return mask_points_mm(np.ones(GRID_SHAPE, dtype=bool))
+
+
+@functools.cache
+def fluid_points_mm() -> NDArray[np.float64]:
+    """Return MNI coordinates (points, 3) in mm deep in the template's ventricles, read-only: 277 of them."""
+    template = nilearn_datasets.load_mni152_template(resolution=1)
+    grey = nilearn_datasets.load_mni152_gm_template(resolution=1)
+    white = nilearn_datasets.load_mni152_wm_template(resolution=1)
+    every = slice(None, None, FLUID_STEP_MM)
+    t1, grey_part, white_part = (
+        image.get_fdata(dtype=np.float32)[every, every, every] for image in (template, grey, white)
+    )
+    brain = ndimage.binary_fill_holes(t1 > TEMPLATE_BRAIN)
+    depth_mm = FLUID_STEP_MM * ndimage.distance_transform_edt(brain)
+    fluid = (grey_part + white_part < FLUID_BELOW) & (depth_mm > FLUID_DEPTH_MM)
+    voxels = FLUID_STEP_MM * np.argwhere(ndimage.binary_erosion(fluid))
+    points = np.asarray(nibabel.affines.apply_affine(template.affine, voxels), dtype=np.float64)
+    points.setflags(write=False)
+    return points
 
 
 def mask_sha256(mask: NDArray[np.bool_]) -> str:

@@ -1,26 +1,26 @@
 """Find and read ds000116, the auditory and visual oddball recordings of Walz et al. (2013).
 
-Takes the folder of the images and, where the EEG lies elsewhere, that folder too; gives recordings, their EEG, their
-events and their BOLD.  Two layouts are read, alone or together: OpenNeuro's BIDS (no EEG) and OpenfMRI's legacy one.
+Takes the folder of the images and, where the EEG lies elsewhere, that folder too; gives recordings, their EEG, events
+and slice times.  Two layouts are read, alone or together: OpenNeuro's BIDS (no EEG) and OpenfMRI's legacy one.
 """
 
 import logging
 import re
-import struct
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
+import mne
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
+from datasets.eeg import where_not_finite
 from datasets.errors import BadInput
+from datasets.matlab import first_line, read_matrix
+from datasets.pulse import agreement, best_ecg, find_beats
 from datasets.recording import EegSignal, Events, Recording
+from datasets.slice_timing import parse_slice_order
 
 CHANNELS = (
     "Fp1", "Fp2", "AF3", "AF4", "F7", "F3", "Fz", "F4", "F8", "FC5", "FC1", "FC2", "FC6", "T7", "C3", "Cz", "C4", "T8",
@@ -31,8 +31,11 @@ TASKS = {1: "auditory", 2: "visual"}
 PRESET_EXCLUDED = ("sub-04",)
 """Subjects that the preset leaves out: several users could not read the BOLD of sub-04's auditory run 2."""
 
-NUM_ROWS = len(CHANNELS) + 3
-"""Rows of data_reref: the channels, ECG, stimulus markers, responses."""
+AMPLIFIER_GAIN = 10_000.0
+"""EEG_raw.mat holds volts after this gain."""
+
+LEAST_AGREEMENT = 0.9
+"""Share of heart beats that row 35 must have in common with the ECG of EEG_noGA.mat to be taken for an ECG."""
 
 MARKER_CODES = {
     "auditory": {"standard": 125, "target": 150},
@@ -51,14 +54,6 @@ _LEGACY_RUN = re.compile(r"task(?P<task>\d{3})_run(?P<run>\d{3})")
 _LEGACY_BOLD = ("bold.nii.gz", "bold.nii", "bold_mcf_brain.nii.gz")
 _STIMULUS = re.compile(r"(auditory|visual) (?P<kind>standard|oddball) stimulus presentation")
 _RESPONSE = "behavioral response time following"
-_UNREADABLE_MAT = (
-    OSError, ValueError, TypeError, KeyError, IndexError, EOFError, NotImplementedError, MatReadError, struct.error,
-    zlib.error,
-)  # fmt: skip
-_UNREADABLE_IMAGE = (
-    OSError, ValueError, EOFError, zlib.error, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError
-)  # fmt: skip
-_SHIFT_BIN_S = 0.05
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +72,7 @@ class _RunFiles:
     """What one layout holds of one run."""
 
     bold: Path | None = None
-    eeg: Path | None = None
+    eeg: tuple[Path, ...] = ()
     t1: Path | None = None
     events: tuple[Path, ...] = ()
 
@@ -113,8 +108,10 @@ def _recording(key: _RunKey, files: _RunFiles, slice_order: Path | None) -> Reco
         subject=f"sub-{key.subject:02d}",
         task=key.task,
         run=key.run,
-        bold=files.bold,
-        eeg=files.eeg,
+        bold=(files.bold,),
+        data_set="ds000116",
+        eeg=next(iter(files.eeg), None),
+        eeg_extra=files.eeg[1:],
         t1=files.t1,
         events=files.events,
         slice_order=slice_order,
@@ -178,14 +175,14 @@ def _legacy_subject_folders(root: Path) -> list[Path]:
 
 
 def _legacy_files(folder: Path, name: str) -> _RunFiles:
-    eeg = folder / "EEG" / name / "EEG_rereferenced.mat"
+    eeg = [folder / "EEG" / name / f"EEG_{kind}.mat" for kind in _EEG_FILES]
     events = [
         *sorted((folder / "model" / "model001" / "onsets" / name).glob("cond*.txt")),
         folder / "behav" / name / "behavdata.txt",
     ]
     return _RunFiles(
         bold=_first_existing(folder / "BOLD" / name / candidate for candidate in _LEGACY_BOLD),
-        eeg=eeg if eeg.is_file() else None,
+        eeg=tuple(path for path in eeg if path.is_file()),
         events=tuple(path for path in events if path.is_file()),
     )
 
@@ -198,87 +195,166 @@ def _legacy_t1(anatomy: Path) -> Path | None:
 
 
 def _slice_order_folders(root: Path) -> list[Path]:
-    """Return where slice_order.txt may lie: beside the subjects, inside each unpacked archive, or one folder up."""
-    return [root, *sorted(path for path in root.glob("ds116_sub*") if path.is_dir()), root.parent]
+    """Return where slice_order.txt may lie: beside the subjects, in an unpacked archive, or one folder up."""
+    archives = sorted(path for path in root.glob("ds116_sub*") if path.is_dir())
+    return [root, root / "ds116_metadata" / "supplementary", *archives, root.parent]
 
 
-def read_eeg(path: Path) -> EegSignal:
-    """Read EEG_rereferenced.mat: 34 channels in uV, ECG and two rows of markers at 1000 Hz.
+@dataclass(frozen=True, kw_only=True)
+class _EegFile:
+    """How one of the three .mat files is laid out; rows are numbered from 1, as in the data set's README."""
+
+    variable: str
+    rows: int
+    channel_names: tuple[str, ...]
+    ecg: tuple[int, ...]
+    eog: tuple[int, ...]
+    markers: int
+    uv_per_unit: float = 1.0
+
+    @property
+    def described(self) -> str:
+        return (
+            f"{self.rows} rows ({len(self.channel_names)} EEG, {len(self.eog)} EOG, {len(self.ecg)} ECG, 2 of markers)"
+        )
+
+
+_BIPOLAR = _EegFile(
+    variable="data_noGA",
+    rows=49,
+    channel_names=tuple(f"bipolar-{number:02d}" for number in range(1, 44)),
+    eog=(44, 45),
+    ecg=(46, 47),
+    markers=48,
+)
+_EEG_FILES = {
+    "rereferenced": _EegFile(variable="data_reref", rows=37, channel_names=CHANNELS, eog=(), ecg=(35,), markers=36),
+    "noGA": _BIPOLAR,
+    "raw": replace(_BIPOLAR, variable="data_raw", uv_per_unit=1e6 / AMPLIFIER_GAIN),
+}
+"""The .mat files of a run, EEG_<name>.mat: without the gradient artefact in the 34 electrodes, without it in the 43
+bipolar pairs that were recorded, and those pairs with it."""
+
+
+def read_eeg(recording: Recording, eeg_file: str = "rereferenced") -> EegSignal:
+    """Read one of a run's .mat files, at 1000 Hz, in uV; ECG and EOG that it lacks come from EEG_noGA.mat, if there.
+
+    Row 35 of EEG_rereferenced.mat may be an EOG in place of the ECG: where no heart beats are found in it and they are
+    in the ECG of EEG_noGA.mat, that is taken.
 
     Raises:
-        BadInput: the file cannot be read, is MATLAB 7.3, has another shape, or holds values that are not finite.
+        BadInput: the file is not there, cannot be read, is MATLAB 7.3, has another shape, or holds values that are not
+            finite.
     """
-    rows = _matrix_in(path)
-    if rows.shape[0] != NUM_ROWS or rows.shape[1] <= NUM_ROWS:
-        raise BadInput(
-            f"{path} must hold {NUM_ROWS} rows (34 EEG, ECG, 2 of markers) x samples, but holds {rows.shape}"
-        )
-    signals = rows.astype(np.float32)
-    if not np.isfinite(signals).all():
-        bad = np.flatnonzero(~np.isfinite(signals).all(axis=1))
-        raise BadInput(f"{path} must hold finite numbers, but rows {(bad + 1).tolist()} have NaN or infinite samples")
-    num_channels = len(CHANNELS)
+    paths = {path.name: path for path in (recording.eeg, *recording.eeg_extra) if path is not None}
+    if eeg_file not in _EEG_FILES:
+        raise BadInput(f"eeg_file must be one of {', '.join(_EEG_FILES)}, but got {eeg_file!r}")
+    if not paths:
+        raise BadInput("it has no EEG; give the folder that holds the EEG with --eeg-root")
+    path = paths.get(f"EEG_{eeg_file}.mat")
+    if path is None:
+        raise BadInput(f"it has no EEG_{eeg_file}.mat, only {', '.join(sorted(paths))}; choose another eeg_file")
+    layout = _EEG_FILES[eeg_file]
+    signals = _signals_in(path, layout)
+    num_channels = len(layout.channel_names)
+    ecg, eog = best_ecg(_rows(signals, layout.ecg), RATE_HZ), _rows(signals, layout.eog)
+    if eeg_file == "rereferenced" and "EEG_noGA.mat" in paths:
+        ecg, eog = _ecg_and_eog(paths["EEG_noGA.mat"], signals[layout.ecg[0] - 1])
+    if eeg_file == "raw":
+        logger.warning("%s still holds the gradient artefact, which nothing here removes", path)
     return EegSignal(
         eeg_uv=signals[:num_channels],
-        ecg=signals[num_channels],
-        stimulus_markers=signals[num_channels + 1],
-        response_markers=signals[num_channels + 2],
-        channel_names=CHANNELS,
+        channel_names=layout.channel_names,
+        locations_m=channel_locations_m(layout.channel_names),
         rate_hz=RATE_HZ,
+        ecg=ecg,
+        eog=eog,
+        marker_onsets_s=_marker_onsets_s(signals[layout.markers - 1]),
     )
 
 
-def _matrix_in(path: Path) -> NDArray[Any]:
-    """Return data_reref, or the one two-dimensional numeric array of the file under whatever name."""
-    contents = _contents_of(path)
-    arrays = {name: value for name, value in contents.items() if not name.startswith("__") and _is_matrix(value)}
-    if "data_reref" in arrays:
-        return arrays["data_reref"]
-    if len(arrays) != 1:
-        raise BadInput(
-            f"{path} must hold data_reref or one single numeric matrix, but holds {sorted(arrays) or 'none'}"
-        )
-    return next(iter(arrays.values()))
+def channel_locations_m(names: Sequence[str]) -> tuple[tuple[float, float, float] | None, ...]:
+    """Return where electrodes lie in mne's head space, from its montage ``colin27_1005``; None for unknown names."""
+    positions = _montage()
+    return tuple(positions.get(name) for name in names)
 
 
-def _contents_of(path: Path) -> dict[str, Any]:
-    try:
-        with Path(path).open("rb") as stream:
-            is_hdf5 = stream.read(10) == b"MATLAB 7.3"
-        if is_hdf5:
-            raise BadInput(f"{path} is a MATLAB 7.3 file; save it in MATLAB with save(..., '-v7')")
-        contents: dict[str, Any] = loadmat(path)
-    except BadInput:
-        raise
-    except _UNREADABLE_MAT as error:
-        raise BadInput(f"cannot read {path} as a MATLAB file: {_first_line(error)}; download it again") from error
-    return contents
+@cache
+def _montage() -> dict[str, tuple[float, float, float]]:
+    positions = mne.channels.make_standard_montage("colin27_1005").get_positions()["ch_pos"]
+    rounded = {name: [round(float(value), 5) for value in position] for name, position in positions.items()}
+    return {name: (x, y, z) for name, (x, y, z) in rounded.items()}
 
 
-def _is_matrix(value: object) -> bool:
-    if not isinstance(value, np.ndarray) or value.ndim != 2 or value.size <= 1:
-        return False
-    return bool(np.issubdtype(value.dtype, np.integer) or np.issubdtype(value.dtype, np.floating))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def read_bold(path: Path) -> nib.Nifti1Image:
-    """Read a BOLD series whole, its values kept as float32 (``get_fdata(dtype=np.float32)`` costs nothing more).
+def read_slice_times(recording: Recording, num_slices: int) -> NDArray[np.float64] | None:
+    """Return the seconds from the start of a volume at which each slice is taken, from slice_order.txt, if there.
 
     Raises:
-        BadInput: the file cannot be read, is cut short, or is not a series of volumes.
+        BadInput: the file cannot be read or has another number of slices.
     """
+    if recording.slice_order is None:
+        return None
     try:
-        image: Any = nib.load(path)
-        values = image.get_fdata(dtype=np.float32)
-    except _UNREADABLE_IMAGE as error:
-        raise BadInput(f"cannot read the BOLD of {path}: {_first_line(error)}; download it again") from error
-    if not isinstance(image, nib.Nifti1Image) or values.ndim != 4 or values.shape[3] < 2:
-        raise BadInput(f"{path} must be a NIfTI series of volumes (4-D), but has the shape {values.shape}")
-    return image
+        text = recording.slice_order.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read the slice order of {recording.slice_order}: {first_line(error)}") from error
+    try:
+        return parse_slice_order(text, num_slices, recording.repetition_time_s)
+    except BadInput as error:
+        raise BadInput(f"{recording.slice_order}: {error}") from error
+
+
+def _signals_in(path: Path, layout: _EegFile, numbers: Sequence[int] = ()) -> NDArray[np.float32]:
+    """Return the file's rows, or those of these numbers, as float32: uV, but for the file's last two, the markers."""
+    rows = read_matrix(path, layout.variable)
+    if rows.shape[0] != layout.rows or rows.shape[1] <= layout.rows:
+        raise BadInput(f"{path} must hold {layout.described} x samples, but holds {rows.shape}")
+    wanted = numbers or range(1, layout.rows + 1)
+    signals = np.empty((len(wanted), rows.shape[1]), dtype=np.float32)
+    for signal, number in zip(signals, wanted, strict=True):
+        signal[:] = rows[number - 1] * (layout.uv_per_unit if number <= layout.rows - 2 else 1.0)
+    del rows
+    is_broken = ~np.isfinite(signals.sum(axis=1))
+    if is_broken.any():
+        broken = [number for number, broken in zip(wanted, is_broken, strict=True) if broken]
+        raise BadInput(f"{path} must hold finite numbers, but in rows {broken} {where_not_finite(signals, RATE_HZ)}")
+    return signals
+
+
+def _rows(signals: NDArray[np.float32], numbers: Sequence[int]) -> NDArray[np.float32]:
+    return signals[[number - 1 for number in numbers]]
+
+
+def _ecg_and_eog(path: Path, ecg: NDArray[np.float32]) -> tuple[NDArray[np.float32] | None, NDArray[np.float32]]:
+    """Return the better ECG of row 35 and the two of EEG_noGA.mat, and that file's EOG (leads, samples).
+
+    Row 35 is taken where its beats are those of EEG_noGA.mat, or where that has none; the rest is logged.
+    """
+    numbers = (*_BIPOLAR.ecg, *_BIPOLAR.eog)
+    try:
+        signals = _signals_in(path, _BIPOLAR, numbers)
+    except BadInput as error:
+        logger.warning("ECG and EOG are not taken from EEG_noGA.mat: %s", error)
+        return ecg, np.empty((0, 0), dtype=np.float32)
+    if signals.shape[1] != len(ecg):
+        logger.warning("ECG and EOG are not taken from %s: it has %d samples, not %d", path, signals.shape[1], len(ecg))
+        return ecg, np.empty((0, 0), dtype=np.float32)
+    leads, eog = np.split(signals, [len(_BIPOLAR.ecg)])
+    other = best_ecg(leads, RATE_HZ)
+    others_s = np.empty(0) if other is None else find_beats(other, RATE_HZ)
+    if not len(others_s) or agreement(find_beats(ecg, RATE_HZ), others_s) >= LEAST_AGREEMENT:
+        return ecg, eog
+    logger.warning("row 35 does not show the heart beats of the ECG in %s, which is taken in its place", path)
+    return other, eog
+
+
+def _marker_onsets_s(markers: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return when a row of stimulus markers changes to a stimulus's code."""
+    codes = [code for of_kind in MARKER_CODES.values() for code in of_kind.values()]
+    values = np.round(markers).astype(int)
+    starts = np.flatnonzero(np.diff(values, prepend=0))
+    onsets: NDArray[np.float64] = starts[np.isin(values[starts], codes)] / RATE_HZ
+    return onsets
 
 
 def read_events(recording: Recording) -> Events:
@@ -347,7 +423,7 @@ def _text_of(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"cannot read the events of {path}: {_first_line(error)}") from error
+        raise BadInput(f"cannot read the events of {path}: {first_line(error)}") from error
 
 
 def _number(text: str, path: Path) -> float:
@@ -369,28 +445,3 @@ def _events(stimuli: list[tuple[float, float, str]], response_times: dict[float,
         kind=tuple(kind for _, _, kind in ordered),
         response_time_s=np.array([response_times.get(onset, np.nan) for onset in onsets], dtype=np.float64),
     )
-
-
-def marker_shift_s(signal: EegSignal, events: Events) -> float | None:
-    """Return by how many seconds the EEG's stimulus markers come after the events; None without markers or events.
-
-    The shift that most pairs of a marker and an event agree on (within 50 ms), and within it the median over stimuli:
-    excluded trials and whole missed stimuli do not disturb it.
-    """
-    markers_s = _marker_onsets_s(signal)
-    if not len(markers_s) or not len(events):
-        return None
-    differences = (markers_s[:, None] - events.onset_s[None, :]).ravel()
-    bins = np.round(differences / _SHIFT_BIN_S).astype(int)
-    values, counts = np.unique(bins, return_counts=True)
-    neighbours = np.array([counts[np.abs(values - value) <= 1].sum() for value in values])
-    best = min(values[neighbours == neighbours.max()], key=abs)
-    return float(np.median(differences[np.abs(differences - best * _SHIFT_BIN_S) <= 1.5 * _SHIFT_BIN_S]))
-
-
-def _marker_onsets_s(signal: EegSignal) -> NDArray[np.float64]:
-    codes = np.array([code for of_kind in MARKER_CODES.values() for code in of_kind.values()])
-    markers = np.round(signal.stimulus_markers).astype(int)
-    starts = np.flatnonzero(np.diff(markers, prepend=0))
-    onsets: NDArray[np.float64] = starts[np.isin(markers[starts], codes)] / signal.rate_hz
-    return onsets

@@ -1,124 +1,259 @@
 """Recordings to shards: the steps of preparation in order, one subject at a time.
 
-Takes recordings and settings; gives a subject's shards with what lies beside them, and in the end the manifest.
-A subject's record is written when all its files are, the manifest when all subjects are: preparation that was
-interrupted goes on with the next subject, and what has no manifest is not complete.
-
-Legend of shapes: R volumes of a run, C channels, S EEG samples per volume, V voxels within the mask.
+Takes a subject's recordings and settings; gives its shards with what lies beside them, and its record, written when
+all its files are: preparation that was interrupted goes on with the next subject.  What has no manifest, which comes
+when all subjects are done, is not complete.
 """
 
 import dataclasses
-import hashlib
 import json
 import logging
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from itertools import starmap
+from typing import Any, Generic, TypeVar
 
-import mne
-import nibabel
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
-
-from datasets.bold import BoldSeries, BoldSettings, prepare_bold
-from datasets.eeg import NORMALISATIONS, ChannelScale, EegSettings, channel_scale, fit_length, prepare_eeg
+from datasets.eeg import Normaliser, fit_normaliser
 from datasets.errors import BadInput
-from datasets.grid import (
-    GRID_AFFINE,
-    GRID_SHAPE,
-    TEMPLATE,
-    mask_points_mm,
-    mask_sha256,
-    tissue_mask,
-    tissue_probabilities,
+from datasets.reading import Run, read_run
+from datasets.recording import Recording
+from datasets.run_preparation import (
+    PreparationSettings,
+    PreparedRun,
+    Reference,
+    align_subject,
+    prepare_run,
+    shared_layout,
 )
-from datasets.oddball import CHANNELS, marker_shift_s, read_bold, read_eeg, read_events
-from datasets.recording import EegSignal, Events, Recording
-from datasets.registration import Alignment, align
-from datasets.shards import (
-    VOXELS,
-    FileEntry,
-    Layout,
-    Manifest,
-    ShardEntry,
-    Skipped,
-    events_table,
-    quantise,
-    shard_entry,
-    shard_names,
-    shard_table,
-    write_shard,
-    write_table,
-)
-from datasets.storage import Storage, open_storage
+from datasets.shards import VOXELS, Layout, Manifest, Skipped, entry_of, write_table
+from datasets.storage import Storage, StorageUnusable, claim, open_storage
+from datasets.subject_files import voxel_table, write_subject_files
+from datasets.subject_record import SubjectRecord, input_sizes, record_entry, write_subject_record
 
-logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
-PIPELINE_VERSION = 1
-RATE_HZ = 1000.0
-SHIFT_WARNED_S, SHIFT_REFUSED_S = 0.05, 0.5
-REPETITION_TOLERANCE_S = 0.001
-SECONDS_IN = {"sec": 1.0, "msec": 0.001}
-_UNREADABLE_IMAGE = (
-    OSError, ValueError, EOFError, zlib.error, nibabel.filebasedimages.ImageFileError,
-    nibabel.spatialimages.HeaderDataError,
-)  # fmt: skip
+OF_EACH_HEAD = "channel_locations_m"
+"""The one field of a layout in which subjects may differ: where electrodes were measured on each head."""
+SETTINGS_NAME = "preparation.json"
+"""Where a storage says under which settings it is prepared, from the first moment on."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PreparationSettings:
-    """What a user may vary about preparation; shards prepared under different settings are never mixed."""
+@dataclass(kw_only=True)
+class Findings:
+    """What a user should know about a subject: recordings that were left out, and warnings, one line each."""
 
-    eeg: EegSettings = field(default_factory=EegSettings)
-    bold: BoldSettings = field(default_factory=BoldSettings)
+    skipped: list[Skipped] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
-    @property
-    def record(self) -> dict[str, Any]:
-        """The settings as the manifest keeps them."""
-        return {"version": PIPELINE_VERSION, **dataclasses.asdict(self)}
+    def skip(self, recordings: Iterable[Recording], reason: str) -> None:
+        """List recordings that cannot be used."""
+        self.skipped += [Skipped(recording=recording.name, reason=reason) for recording in recordings]
 
-
-@dataclass(frozen=True, kw_only=True)
-class SubjectRecord:
-    """What one subject's preparation made, and of what.
-
-    Attributes:
-        subject: its label.
-        pipeline: the settings' record.
-        inputs: bytes of every raw file that was read, by recording and kind.
-        shards, files: what was written for training, and beside it.
-        skipped: recordings that could not be used.
-        warnings: what a user should look at, one line each.
-        alignment: how the subject was brought to the grid.
-    """
-
-    subject: str
-    pipeline: Mapping[str, Any]
-    inputs: Mapping[str, Mapping[str, int]]
-    shards: tuple[ShardEntry, ...]
-    files: tuple[FileEntry, ...]
-    skipped: tuple[Skipped, ...]
-    warnings: tuple[str, ...]
-    alignment: Mapping[str, Any]
+    def keep(self, outcome: "Outcome[Result]") -> list[Result]:
+        """Return what a step made, in a list, or list what was left out and return an empty one."""
+        self.warnings += outcome.warnings
+        if outcome.result is None:
+            self.skip([outcome.recording], outcome.reason)
+            return []
+        return [outcome.result]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Run:
-    """One readable recording: its filtered EEG (C, samples), and everything else but the volumes' series."""
+class Outcome(Generic[Result]):
+    """What came of a step on one recording: a result, or the reason why there is none."""
 
     recording: Recording
-    eeg: NDArray[np.float32]
-    ecg: NDArray[np.float32]
-    events: Events
-    image: nibabel.Nifti1Image
+    result: Result | None = None
+    reason: str = ""
+    warnings: tuple[str, ...] = ()
 
 
-class _Warnings(logging.Handler):
-    """Collects what is warned of, one line each, for the subject's record: a worker's own log is seen by nobody."""
+RunEach = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], Iterable[Any]]
+"""Calls a function once for each tuple of arguments and gives the results in that order."""
+
+
+def prepare_subject(
+    recordings: Sequence[Recording], shards_uri: str, settings: PreparationSettings, run_each: RunEach = starmap
+) -> SubjectRecord:
+    """Prepare all runs of one subject and return its record, which is written last.
+
+    A recording that cannot be used is skipped and listed, not fatal; a subject may end up without any shard.
+    ``run_each`` says where the runs are worked on: here, one after the other, or each as a task of its own.
+    """
+    storage, found = open_storage(shards_uri), Findings()
+    runs = _of_one_layout(_read_runs(recordings, settings, run_each, found), settings, found)
+    reference = _reference(runs, settings, found)
+    prepared = _prepare_runs(runs, reference, shards_uri, settings, run_each, found) if reference else []
+    subject = recordings[0].subject
+    record = SubjectRecord(
+        subject=subject,
+        pipeline=settings.record,
+        inputs=input_sizes(recordings),
+        layout=shared_layout(runs[0], settings) if prepared else None,
+        shards=tuple(run.shard for run in prepared),
+        files=write_subject_files(storage, subject, [run.series for run in prepared], reference),
+        skipped=tuple(sorted(found.skipped, key=lambda skipped: skipped.recording)),
+        warnings=tuple(dict.fromkeys(found.warnings)),
+        alignment=reference.alignment.to_json() if reference else {},
+        quality={run.name: run.quality for run in prepared},
+    )
+    write_subject_record(storage, record)
+    return record
+
+
+def claim_settings(storage: Storage, settings: PreparationSettings) -> None:
+    """Say at a storage under which settings it is prepared; BadInput where another preparation has said otherwise."""
+    own = _canonical(settings)
+    there = claim(storage, SETTINGS_NAME, own)
+    if there == own:
+        return
+    try:
+        differences = difference(json.loads(there), settings)
+    except ValueError:
+        differences = f"{SETTINGS_NAME} there is damaged"
+    raise BadInput(
+        f"{storage.uri} is prepared with other settings ({differences}); shards of different settings are never mixed: "
+        "choose another folder, or prepare with the old settings, or, where nothing is prepared there yet, "
+        f"delete {SETTINGS_NAME}"
+    )
+
+
+def difference(before: Mapping[str, Any], settings: PreparationSettings) -> str:
+    """Return in words which settings differ between a record of them and now."""
+    then, now = _flat(before), _flat(settings.record)
+    changed = [key for key in sorted({*then, *now}) if then.get(key) != now.get(key)]
+    return ", ".join(f"{key} {then.get(key)} then, {now.get(key)} now" for key in changed)
+
+
+def complete_manifest(storage: Storage, records: Sequence[SubjectRecord], settings: PreparationSettings) -> Manifest:
+    """Write the voxel table and return the manifest of these subjects, not written yet.
+
+    Raises:
+        BadInput: nothing could be prepared, subjects differ in what all shards must share, or another preparation with
+            other settings has written here meanwhile.
+    """
+    _check_records(storage, records, settings)
+    layouts = {record.subject: record.layout for record in records if record.layout is not None}
+    shared = (write_table(storage, VOXELS, voxel_table()), entry_of(SETTINGS_NAME, _canonical(settings)))
+    return Manifest(
+        layout=next(iter(layouts.values())),
+        pipeline={**settings.record, "alignment": {record.subject: record.alignment for record in records}},
+        shards=tuple(shard for record in records for shard in record.shards),
+        files=(*shared, *map(record_entry, records), *(file for record in records for file in record.files)),
+        skipped=tuple(skipped for record in records for skipped in record.skipped),
+    )
+
+
+def _check_records(storage: Storage, records: Sequence[SubjectRecord], settings: PreparationSettings) -> None:
+    foreign = [record.subject for record in records if record.pipeline != settings.record]
+    if foreign:
+        raise BadInput(
+            f"another preparation has written {', '.join(foreign)} at {storage.uri} with other settings meanwhile; "
+            "choose another folder for one of the two"
+        )
+    layouts = {record.subject: record.layout for record in records if record.layout is not None}
+    if not layouts:
+        reasons = "; ".join(sorted({skipped.reason for record in records for skipped in record.skipped}))
+        raise BadInput(f"no recording could be prepared: {reasons}")
+    first, layout = next(iter(layouts.items()))
+    for subject, other in layouts.items():
+        if differs := _layout_difference(layout, other):
+            raise BadInput(
+                f"{subject} differs from {first} in {differs}, which all shards of a set must share: "
+                f"leave {subject} out with --exclude, or prepare it into another folder"
+            )
+
+
+def _read_runs(
+    recordings: Sequence[Recording], settings: PreparationSettings, run_each: RunEach, found: Findings
+) -> list[Run]:
+    outcomes = run_each(_read, [(recording, settings) for recording in recordings])
+    return [run for outcome in outcomes for run in found.keep(outcome)]
+
+
+def _read(recording: Recording, settings: PreparationSettings) -> Outcome[Run]:
+    return _tried(recording, lambda: read_run(recording, settings.eeg))
+
+
+def _prepare_runs(
+    runs: Sequence[Run],
+    reference: Reference,
+    shards_uri: str,
+    settings: PreparationSettings,
+    run_each: RunEach,
+    found: Findings,
+) -> list[PreparedRun]:
+    normaliser = fit_normaliser([run.clean.eeg for run in runs], settings.eeg, runs[0].clean.rate_hz)
+    work = [(run, normaliser, reference, shards_uri, settings) for run in runs]
+    return [prepared for outcome in run_each(_prepare, work) for prepared in found.keep(outcome)]
+
+
+def _prepare(
+    run: Run, normaliser: Normaliser, reference: Reference, shards_uri: str, settings: PreparationSettings
+) -> Outcome[PreparedRun]:
+    return _tried(run.recording, lambda: prepare_run(run, normaliser, reference, open_storage(shards_uri), settings))
+
+
+def _tried(recording: Recording, step: Callable[[], Result]) -> Outcome[Result]:
+    """Return what a step gives, or why it gives nothing, with what was warned of meanwhile, by the recording's name.
+
+    A storage that refuses is not the recording's fault: that is raised.
+    """
+    result, reason = None, ""
+    with _collected_warnings() as lines:
+        try:
+            result = step()
+        except StorageUnusable:
+            raise
+        except BadInput as refusal:
+            reason = str(refusal)
+    named = [line if recording.name in line else f"{recording.name}: {line}" for line in lines]
+    return Outcome(recording=recording, result=result, reason=reason, warnings=tuple(named))
+
+
+def _of_one_layout(runs: Sequence[Run], settings: PreparationSettings, found: Findings) -> list[Run]:
+    """Return the runs that share the first one's channels, rates and template, and list the others."""
+    kept = []
+    for run in runs:
+        difference = _layout_difference(shared_layout(runs[0], settings), shared_layout(run, settings))
+        if difference:
+            found.skip([run.recording], f"it differs from {runs[0].recording.name} in {difference}")
+        else:
+            kept.append(run)
+    return kept
+
+
+def _layout_difference(first: Layout, second: Layout) -> str:
+    """Return in words in what two layouts differ; empty where their shards may be mixed."""
+    names = {each.name for each in dataclasses.fields(Layout)} - {OF_EACH_HEAD}
+    differing = sorted(name for name in names if getattr(first, name) != getattr(second, name))
+    return ", ".join(name.replace("_", " ") for name in differing)
+
+
+def _reference(runs: Sequence[Run], settings: PreparationSettings, found: Findings) -> Reference | None:
+    """Align the subject by its first run; None, and every run listed, where that cannot be done."""
+    if not runs:
+        return None
+    outcome = _tried(runs[0].recording, lambda: align_subject(runs[0], settings.bold))
+    found.warnings += outcome.warnings
+    if outcome.result is None:
+        found.skip([run.recording for run in runs], f"the subject cannot be aligned: {outcome.reason}")
+    return outcome.result
+
+
+def _canonical(settings: PreparationSettings) -> bytes:
+    return (json.dumps(settings.record, sort_keys=True, indent=1) + "\n").encode()
+
+
+def _flat(fields: object, prefix: str = "") -> dict[str, object]:
+    if not isinstance(fields, Mapping):
+        return {prefix.rstrip("."): fields}
+    return {key: value for name, inner in fields.items() for key, value in _flat(inner, f"{prefix}{name}.").items()}
+
+
+class _Lines(logging.Handler):
+    """Collects what is warned of, one line each: a worker's own log is seen by nobody."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -131,291 +266,13 @@ class _Warnings(logging.Handler):
             self.lines.append(text)
 
 
-def prepare_subject(recordings: Sequence[Recording], shards_uri: str, settings: PreparationSettings) -> SubjectRecord:
-    """Prepare all runs of one subject and return its record, which is written last.
-
-    A recording that cannot be read is skipped and listed, not fatal; a subject may end up without any shard.
-    """
-    warned = _Warnings()
-    room = logging.getLogger("datasets")
-    room.addHandler(warned)
-    try:
-        return _prepare_subject(recordings, shards_uri, settings, warned.lines)
-    finally:
-        room.removeHandler(warned)
-
-
-def _prepare_subject(
-    recordings: Sequence[Recording], shards_uri: str, settings: PreparationSettings, warned: Sequence[str]
-) -> SubjectRecord:
-    storage = open_storage(shards_uri)
-    subject = recordings[0].subject
-    runs, skipped = _readable_runs(recordings, settings)
-    shards: list[ShardEntry] = []
-    files: list[FileEntry] = []
-    alignment: Mapping[str, Any] = {}
-    if runs:
-        scale = channel_scale([run.eeg for run in runs])
-        with _naming(subject):
-            aligned = align(_mean_image(runs[0].image), _t1(runs[0].recording), method=settings.bold.registration)
-        alignment = aligned.to_json()
-        series = []
-        for run in runs:
-            shard, prepared = _write_run(storage, run, scale, aligned, settings)
-            shards.append(shard)
-            series.append(dataclasses.replace(prepared, z=prepared.z[:0]))
-        files.append(_write_maps(storage, subject, series))
-    record = SubjectRecord(
-        subject=subject,
-        pipeline=settings.record,
-        inputs=input_sizes(recordings),
-        shards=tuple(shards),
-        files=tuple(files),
-        skipped=tuple(skipped),
-        warnings=tuple(warned),
-        alignment=alignment,
-    )
-    storage.write(record_name(subject), _record_bytes(record))
-    return record
-
-
-def read_subject_record(storage: Storage, subject: str) -> SubjectRecord | None:
-    """Return a subject's record, or None where its preparation is not complete."""
-    try:
-        return _record(json.loads(storage.read(record_name(subject))))
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(
-            f"{record_name(subject)} at {storage.uri} is not as preparation wrote it; "
-            f"delete it to prepare {subject} again"
-        ) from error
-
-
-def complete_manifest(storage: Storage, records: Sequence[SubjectRecord], settings: PreparationSettings) -> Manifest:
-    """Write the voxel table and return the manifest of these subjects, not written yet."""
-    if not any(record.shards for record in records):
-        reasons = "; ".join(sorted({skipped.reason for record in records for skipped in record.skipped}))
-        raise BadInput(f"no recording could be prepared: {reasons}")
-    voxels = write_table(storage, VOXELS, _voxel_table())
-    own = [_entry_of(record) for record in records]
-    return Manifest(
-        layout=layout(),
-        pipeline={**settings.record, "alignment": {record.subject: record.alignment for record in records}},
-        shards=tuple(shard for record in records for shard in record.shards),
-        files=(voxels, *own, *(file for record in records for file in record.files)),
-        skipped=tuple(skipped for record in records for skipped in record.skipped),
-    )
-
-
-def input_sizes(recordings: Sequence[Recording]) -> dict[str, dict[str, int]]:
-    """Return the bytes of every raw file of these recordings: what tells that the input is another one."""
-    return {recording.name: _sizes(recording) for recording in recordings}
-
-
-def record_name(subject: str) -> str:
-    """Return where a subject's record lies, relative to the manifest."""
-    return f"{subject}/subject.json"
-
-
-def layout() -> Layout:
-    """Return what every shard shares."""
-    positions = mne.channels.make_standard_montage("colin27_1005").get_positions()["ch_pos"]
-    mask = tissue_mask()
-    x, y, z = GRID_SHAPE
-    return Layout(
-        channel_names=CHANNELS,
-        channel_locations_m=tuple(_rounded(positions[name]) for name in CHANNELS),
-        eeg_rate_hz=RATE_HZ,
-        repetition_time_s=2.0,
-        reference_time_s=1.0,
-        grid_shape=(x, y, z),
-        grid_affine=tuple(tuple(float(value) for value in row) for row in GRID_AFFINE),
-        template=TEMPLATE,
-        mask_sha256=mask_sha256(mask),
-        num_voxels=int(mask.sum()),
-    )
-
-
-def _readable_runs(recordings: Sequence[Recording], settings: PreparationSettings) -> tuple[list[_Run], list[Skipped]]:
-    runs, skipped = [], []
-    for recording in recordings:
-        try:
-            runs.append(_read_run(recording, settings))
-        except BadInput as error:
-            skipped.append(Skipped(recording=recording.name, reason=str(error)))
-    return runs, skipped
-
-
-def _read_run(recording: Recording, settings: PreparationSettings) -> _Run:
-    if recording.eeg is None:
-        raise BadInput("it has no EEG; give the folder that holds the EEG with --eeg-root")
-    image = read_bold(recording.bold)
-    _check_repetition_time(image, recording)
-    signal = read_eeg(recording.eeg)
-    events = read_events(recording)
-    _check_clock(recording, signal, events)
-    samples_per_volume = round(signal.rate_hz * recording.repetition_time_s)
-    samples = image.shape[3] * samples_per_volume
-    eeg = fit_length(signal.eeg_uv, samples, samples_per_volume=samples_per_volume)
-    ecg = fit_length(signal.ecg[np.newaxis], samples, samples_per_volume=samples_per_volume)[0]
-    filtered = prepare_eeg(eeg, signal.rate_hz, settings.eeg)
-    return _Run(recording=recording, eeg=filtered, ecg=ecg, events=events, image=image)
-
-
-def _check_repetition_time(image: nibabel.Nifti1Image, recording: Recording) -> None:
-    """Compare the header's repetition time with that of the data set, where the header names the time's unit.
-
-    Without a unit the number is most often nobody's: NIfTI's own default is 1.
-    """
-    stated, unit = float(image.header.get_zooms()[3]), image.header.get_xyzt_units()[1]
-    seconds = stated * SECONDS_IN.get(unit, 0.0)
-    if seconds > 0 and abs(seconds - recording.repetition_time_s) > REPETITION_TOLERANCE_S:
-        raise BadInput(
-            f"its header states a repetition time of {seconds:g} s, the data set's is {recording.repetition_time_s:g} s"
-        )
-
-
-def _check_clock(recording: Recording, signal: EegSignal, events: Events) -> None:
-    """Compare the stimulus markers in the EEG with the events: they tell whether both clocks are one."""
-    shift_s = marker_shift_s(signal, events)
-    if shift_s is None or abs(shift_s) <= SHIFT_WARNED_S:
-        return
-    message = f"the EEG's stimulus markers come {shift_s:+.3f} s after the events"
-    if abs(shift_s) > SHIFT_REFUSED_S:
-        raise BadInput(f"{message}: EEG and BOLD are not on one clock")
-    logger.warning("%s: %s", recording.name, message)
-
-
-def _write_run(
-    storage: Storage, run: _Run, scale: ChannelScale, alignment: Alignment, settings: PreparationSettings
-) -> tuple[ShardEntry, BoldSeries]:
-    recording = run.recording
-    mask = tissue_mask()
-    with _naming(recording.name):
-        bold = prepare_bold(
-            run.image,
-            alignment,
-            mask,
-            mask_points_mm(mask),
-            settings.bold,
-            repetition_time_s=recording.repetition_time_s,
-        )
-    eeg = NORMALISATIONS[settings.eeg.normalisation](run.eeg, scale)
-    num_channels, rows = len(eeg), len(bold.z)
-    eeg_RCS, clipped_eeg = quantise(eeg.reshape(num_channels, rows, -1).transpose(1, 0, 2))
-    bold_RV, clipped_bold = quantise(bold.z)
-    names = shard_names(recording.subject, recording.task, recording.run)
-    table = shard_table(recording.subject, recording.task, recording.run, eeg_RCS, bold_RV, layout())
-    entry = write_shard(storage, names["shard"], table)
-    events = run.events
-    shard = ShardEntry(
-        **dataclasses.asdict(entry),
-        subject=recording.subject,
-        task=recording.task,
-        run=recording.run,
-        rows=rows,
-        clipped=clipped_eeg + clipped_bold,
-        events=write_table(storage, names["events"], events_table(events.onset_s, events.duration_s, events.kind)),
-        confounds=write_table(storage, names["confounds"], _confounds_table(run, bold)),
-    )
-    if shard.clipped:
-        logger.warning("%s: %d samples beyond 32.8 standard deviations are clipped", recording.name, shard.clipped)
-    return shard, bold
-
-
-def _confounds_table(run: _Run, bold: BoldSeries) -> pa.Table:
-    """Return what else may drive both sides, one row per volume: the ECG's power and BOLD's global signal."""
-    rows = len(bold.z)
-    ecg_RS = run.ecg.reshape(rows, -1).astype(np.float64)
-    return pa.table(
-        {
-            "volume": np.arange(rows, dtype=np.int32),
-            "ecg_power": np.log(ecg_RS.var(axis=1) + 1.0),
-            "global_signal": bold.z[:, bold.coverage].mean(axis=1, dtype=np.float64),
-        }
-    )
-
-
-def _write_maps(storage: Storage, subject: str, series: Sequence[BoldSeries]) -> FileEntry:
-    """Write the subject's mean and standard deviation over runs, and where every run covers the mask."""
-    table = pa.table(
-        {
-            "mean": np.mean([run.mean for run in series], axis=0),
-            "standard_deviation": np.sqrt(np.mean([run.standard_deviation**2 for run in series], axis=0)),
-            "coverage": np.all([run.coverage for run in series], axis=0),
-        }
-    )
-    return write_table(storage, f"{subject}/{subject}_maps.parquet", table)
-
-
-def _voxel_table() -> pa.Table:
-    mask = tissue_mask()
-    grey, white = tissue_probabilities()
-    indices_V3, points_V3 = np.argwhere(mask), mask_points_mm(mask)
-    return pa.table(
-        {
-            **{axis: indices_V3[:, number].astype(np.int16) for number, axis in enumerate("ijk")},
-            **{f"{axis}_mm": points_V3[:, number].astype(np.float32) for number, axis in enumerate("xyz")},
-            "grey": grey[mask],
-            "white": white[mask],
-        }
-    )
-
-
-def _mean_image(image: nibabel.Nifti1Image) -> nibabel.Nifti1Image:
-    volumes = np.asanyarray(image.dataobj)
-    return nibabel.Nifti1Image(volumes.mean(axis=3, dtype=np.float32), image.affine)
-
-
-def _t1(recording: Recording) -> nibabel.Nifti1Image | None:
-    if recording.t1 is None:
-        return None
-    try:
-        image = nibabel.Nifti1Image.from_filename(recording.t1)
-        image.get_fdata(dtype=np.float32)
-    except _UNREADABLE_IMAGE as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"cannot read the T1 {recording.t1}: {reason}; download it again") from error
-    return image
-
-
 @contextmanager
-def _naming(what: str) -> Iterator[None]:
-    """Say whose image it was that could not be used."""
+def _collected_warnings() -> Iterator[list[str]]:
+    """Collect what is warned of by this package while the context lasts."""
+    collector = _Lines()
+    room = logging.getLogger("datasets")
+    room.addHandler(collector)
     try:
-        yield
-    except BadInput as error:
-        raise BadInput(f"{what}: {error}") from error
-
-
-def _record(fields: Mapping[str, Any]) -> SubjectRecord:
-    return SubjectRecord(
-        **{
-            **fields,
-            "shards": tuple(shard_entry(shard) for shard in fields["shards"]),
-            "files": tuple(FileEntry(**file) for file in fields["files"]),
-            "skipped": tuple(Skipped(**skipped) for skipped in fields["skipped"]),
-            "warnings": tuple(fields["warnings"]),
-        }
-    )
-
-
-def _entry_of(record: SubjectRecord) -> FileEntry:
-    content = _record_bytes(record)
-    return FileEntry(name=record_name(record.subject), bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-
-
-def _record_bytes(record: SubjectRecord) -> bytes:
-    return (json.dumps(dataclasses.asdict(record), sort_keys=True, indent=1) + "\n").encode()
-
-
-def _sizes(recording: Recording) -> dict[str, int]:
-    files: dict[str, Path | None] = {"bold": recording.bold, "eeg": recording.eeg, "t1": recording.t1}
-    files |= {path.name: path for path in recording.events}
-    return {kind: path.stat().st_size for kind, path in files.items() if path is not None}
-
-
-def _rounded(position: NDArray[np.float64]) -> tuple[float, float, float]:
-    x, y, z = (round(float(value), 5) for value in position)
-    return x, y, z
+        yield collector.lines
+    finally:
+        room.removeHandler(collector)

@@ -6,51 +6,69 @@ Arguments and order only: the steps themselves are ``datasets.preparation``'s.
 import argparse
 import itertools
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from datasets.bold import BoldSettings
-from datasets.cluster import address_from_environment, check_every_node_sees, connected, run_tasks
-from datasets.command_line import CommandParser, number_or_zero, positive_integer, positive_number, run_command
-from datasets.eeg import EegSettings
-from datasets.errors import BadInput
-from datasets.oddball import PRESET_EXCLUDED, find_recordings
-from datasets.preparation import (
-    PreparationSettings,
-    SubjectRecord,
-    complete_manifest,
-    input_sizes,
-    prepare_subject,
-    read_subject_record,
+from datasets.cluster import (
+    address_from_environment,
+    check_every_node_sees,
+    cluster_size,
+    connected,
+    results_in_order,
+    run_tasks,
 )
+from datasets.command_line import CommandParser, number_or_zero, positive_integer, positive_number, run_command
+from datasets.data_sets import DATA_SETS, find_recordings
+from datasets.derivatives import common_space, use_fmriprep, use_spm
+from datasets.eeg import EEG_FILES, NORMALISATIONS, NORMALISED_OVER, PULSES, REFERENCES, EegSettings
+from datasets.errors import BadInput
+from datasets.oddball import PRESET_EXCLUDED
+from datasets.preparation import claim_settings, complete_manifest, difference, prepare_subject
 from datasets.recording import Recording
 from datasets.registration import METHODS
+from datasets.report import write_report
+from datasets.run_preparation import PreparationSettings
 from datasets.shards import MANIFEST, Manifest, read_manifest, write_manifest
+from datasets.slice_timing import SLICE_ORDERS
 from datasets.storage import Storage, open_storage
+from datasets.subject_record import SubjectRecord, input_sizes, read_subject_record
 
 logger = logging.getLogger(__name__)
 
 PRESETS = {"none": (), "ds000116": PRESET_EXCLUDED}
+BOLD_SOURCES: dict[str, Callable[[Sequence[Recording], Path], list[Recording]]] = {
+    "fmriprep": use_fmriprep,
+    "spm": use_spm,
+}
+"""Pipelines whose output can take the place of the scanner's volumes."""
+MEMORY_BYTES = 1_200_000_000
+"""What preparing one subject takes at most."""
+EXIT_SKIPPED = 1
 
 
-def main() -> None:
-    """Prepare every subject that is not prepared yet, then write the manifest."""
+def main() -> int:
+    """Prepare every subject that is not prepared yet, then write the manifest; 1 where a recording was skipped."""
     arguments = parse_arguments()
     settings = preparation_settings(arguments)
     storage = open_storage(arguments.shards)
-    subjects = by_subject(find_recordings(arguments.raw, arguments.eeg_root), arguments)
+    subjects = by_subject(find_all(arguments), arguments)
+    claim_settings(storage, settings)
     missing = [each for each in subjects if not is_prepared(storage, each, settings)]
     manifest = read_manifest(storage) if storage.exists(MANIFEST) else None
     refuse_leaving_out(storage, manifest, subjects)
     if manifest is not None and not missing:
         print(described(storage, manifest, "already prepared with these settings; nothing was done"))
-        return
+        return EXIT_SKIPPED if manifest.skipped else 0
     if missing:
         prepare_missing(missing, storage, settings, arguments)
     records = [read_subject_record(storage, each[0].subject) for each in subjects]
     manifest = complete_manifest(storage, [record for record in records if record is not None], settings)
     write_manifest(storage, manifest)
     print(described(storage, manifest, "prepared"))
+    print(f"quality report: {write_report(storage, manifest)}")
+    return EXIT_SKIPPED if manifest.skipped else 0
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -58,11 +76,20 @@ def parse_arguments() -> argparse.Namespace:
     parser = CommandParser(
         prog="python -m datasets.prepare",
         description="Prepare recordings of simultaneous EEG and fMRI as shards.\n"
-        "The same command goes on where it stopped.",
+        "The same command goes on where it stopped.  Exit status 1: a recording was skipped; 2: bad input.",
     )
-    add = parser.add_option
-    parser.add_argument("raw", type=Path, metavar="RAW", help="folder with ds000116's recordings, either layout")
+    parser.add_argument("raw", type=Path, metavar="RAW", help="folder with the recordings")
     parser.add_argument("shards", metavar="SHARDS", help="local folder or s3:// URI that the shards go to")
+    _add_recordings(parser)
+    _add_bold(parser)
+    _add_eeg(parser)
+    _add_resources(parser)
+    return parser.parse_args()
+
+
+def _add_recordings(parser: CommandParser) -> None:
+    add = parser.add_option
+    add("--data-set", choices=["auto", *DATA_SETS], default="auto", help="how RAW is laid out")
     add("--eeg-root", type=Path, metavar="FOLDER", help="folder with the EEG, where RAW has only the fMRI")
     add("--exclude", nargs="*", default=[], metavar="SUBJECT", help="subjects to leave out, as sub-04")
     add(
@@ -71,28 +98,64 @@ def parse_arguments() -> argparse.Namespace:
         default="none",
         help="ds000116: also leaves out sub-04, which others could not read",
     )
+
+
+def _add_bold(parser: CommandParser) -> None:
+    add, usual = parser.add_option, BoldSettings()
     add(
-        "--registration",
-        choices=sorted(METHODS),
-        default=BoldSettings().registration,
-        help="how subjects get to the grid",
+        "--bold",
+        choices=["raw", *BOLD_SOURCES],
+        default="raw",
+        help="whose volumes: the scanner's, or another pipeline's in MNI space (--derivatives)",
     )
-    add("--fwhm", type=number_or_zero, default=BoldSettings().fwhm_mm, metavar="MM", help="smoothing, mm FWHM; 0: none")
-    add("--high-pass", type=positive_number, default=BoldSettings().high_pass_seconds, metavar="SECONDS",
-        help="longest period that stays in BOLD, s")  # fmt: skip
+    add("--derivatives", type=Path, metavar="FOLDER", help="folder of that pipeline's output")
+    add("--registration", choices=sorted(METHODS), default=usual.registration, help="how subjects get to the grid")
+    add("--no-motion", action="store_true", help="do not correct head motion")
+    add(
+        "--slice-order",
+        choices=sorted(SLICE_ORDERS),
+        help="when slices are taken; none: do not correct it (default: as the data set says)",
+    )
+    add("--fwhm", type=number_or_zero, default=usual.fwhm_mm, metavar="MM", help="smoothing, mm FWHM; 0: none")
+    add(
+        "--high-pass",
+        type=positive_number,
+        default=usual.high_pass_seconds,
+        metavar="SECONDS",
+        help="longest period that stays in BOLD, s",
+    )
+
+
+def _add_eeg(parser: CommandParser) -> None:
+    add, usual = parser.add_option, EegSettings()
+    add("--eeg-file", choices=EEG_FILES, default=usual.eeg_file, help="which of ds000116's EEG files")
+    add("--eeg-reference", choices=REFERENCES, default=usual.reference, help="the EEG's reference")
+    add("--eeg-rate", type=positive_number, default=usual.rate_hz, metavar="HZ",
+        help="rate that EEG is stored at, Hz (default: 1000, 500 or 250, as the recording allows)")  # fmt: skip
     add(
         "--eeg-high-pass",
         type=number_or_zero,
-        default=EegSettings().high_pass_hz,
+        default=usual.high_pass_hz,
         metavar="HZ",
         help="EEG high-pass, Hz; 0: none",
     )
+    add("--eeg-low-pass", type=number_or_zero, default=0.0, metavar="HZ", help="EEG low-pass, Hz; 0: none")
+    add("--eeg-notch", type=number_or_zero, default=0.0, metavar="HZ", help="line frequency to remove, Hz; 0: none")
+    add("--pulse", choices=PULSES, default=usual.pulse, help="how the pulse artefact is reduced")
+    add("--keep-bad-channels", action="store_true", help="do not interpolate channels found bad")
+    add("--normalisation", choices=sorted(NORMALISATIONS), default=usual.normalisation, help="of each EEG channel")
+    add("--normalise-over", choices=NORMALISED_OVER, default=usual.normalise_over,
+        help="what a channel's statistics are taken from")  # fmt: skip
+
+
+def _add_resources(parser: CommandParser) -> None:
+    add = parser.add_option
     add(
         "--workers",
         type=positive_integer,
         default=2,
         metavar="N",
-        help="subjects at once on this machine, about 1.5 GB each",
+        help="processes at once on this machine, 1.2 GB each; they change no byte",
     )
     add(
         "--ray-address",
@@ -101,17 +164,46 @@ def parse_arguments() -> argparse.Namespace:
         help="local, auto or a cluster's address",
     )
     add("--shared-disk", action="store_true", help="all nodes see the local paths given (NFS)")
-    return parser.parse_args()
 
 
 def preparation_settings(arguments: argparse.Namespace) -> PreparationSettings:
     """Return the settings that the arguments describe."""
     return PreparationSettings(
-        eeg=EegSettings(high_pass_hz=arguments.eeg_high_pass or None),
+        bold_source=arguments.bold,
+        eeg=EegSettings(
+            eeg_file=arguments.eeg_file,
+            reference=arguments.eeg_reference,
+            rate_hz=arguments.eeg_rate,
+            high_pass_hz=arguments.eeg_high_pass or None,
+            low_pass_hz=arguments.eeg_low_pass or None,
+            notch_hz=arguments.eeg_notch or None,
+            pulse=arguments.pulse,
+            interpolate_bad=not arguments.keep_bad_channels,
+            normalisation=arguments.normalisation,
+            normalise_over=arguments.normalise_over,
+        ),
         bold=BoldSettings(
-            registration=arguments.registration, fwhm_mm=arguments.fwhm or None, high_pass_seconds=arguments.high_pass
+            registration=arguments.registration,
+            motion=not arguments.no_motion,
+            slice_order=arguments.slice_order,
+            fwhm_mm=arguments.fwhm or None,
+            high_pass_seconds=arguments.high_pass,
         ),
     )
+
+
+def find_all(arguments: argparse.Namespace) -> list[Recording]:
+    """Return every recording, with another pipeline's volumes where they are asked for."""
+    recordings = find_recordings(arguments.data_set, arguments.raw, arguments.eeg_root)
+    if arguments.bold == "raw":
+        if arguments.derivatives is not None:
+            raise BadInput("--derivatives needs --bold fmriprep or --bold spm")
+        return recordings
+    if arguments.derivatives is None:
+        raise BadInput(f"--bold {arguments.bold} needs --derivatives, the folder of that pipeline's output")
+    recordings = BOLD_SOURCES[arguments.bold](recordings, arguments.derivatives)
+    common_space(recordings)
+    return recordings
 
 
 def by_subject(recordings: Sequence[Recording], arguments: argparse.Namespace) -> list[list[Recording]]:
@@ -135,10 +227,15 @@ def is_prepared(storage: Storage, recordings: Sequence[Recording], settings: Pre
         return False
     if record.pipeline != settings.record:
         raise BadInput(
-            f"{subject} at {storage.uri} was prepared with other settings ({difference(record, settings)}); shards of "
-            "different settings are never mixed: choose another folder, or prepare with the old settings"
+            f"{subject} at {storage.uri} was prepared with other settings "
+            f"({difference(record.pipeline, settings)}); shards of different settings are never mixed: "
+            "choose another folder, or prepare with the old settings"
         )
-    if record.inputs != input_sizes(recordings):
+    changed = changed_inputs(record, recordings)
+    if changed and changed <= {skipped.recording for skipped in record.skipped}:
+        logger.info("%s: %s changed since it was skipped; preparing the subject again", subject, ", ".join(changed))
+        return False
+    if changed:
         raise BadInput(
             f"{subject} at {storage.uri} was prepared from other files than RAW holds now "
             f"(their names or sizes differ); delete {subject} there to prepare it again, or choose another folder"
@@ -146,11 +243,10 @@ def is_prepared(storage: Storage, recordings: Sequence[Recording], settings: Pre
     return True
 
 
-def difference(record: SubjectRecord, settings: PreparationSettings) -> str:
-    """Return which settings differ between a subject's record and now, in words."""
-    before, now = _flat(record.pipeline), _flat(settings.record)
-    changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
-    return ", ".join(f"{key} {before.get(key)} then, {now.get(key)} now" for key in changed)
+def changed_inputs(record: SubjectRecord, recordings: Sequence[Recording]) -> set[str]:
+    """Return the names of the recordings whose files are not those that a record was made of."""
+    now = input_sizes(recordings)
+    return {name for name in {*now, *record.inputs} if now.get(name) != record.inputs.get(name)}
 
 
 def refuse_leaving_out(storage: Storage, manifest: Manifest | None, subjects: Sequence[Sequence[Recording]]) -> None:
@@ -168,19 +264,29 @@ def refuse_leaving_out(storage: Storage, manifest: Manifest | None, subjects: Se
 def prepare_missing(
     missing: Sequence[list[Recording]], storage: Storage, settings: PreparationSettings, arguments: argparse.Namespace
 ) -> None:
-    """Prepare these subjects on Ray, as many at once as it has CPUs."""
+    """Prepare these subjects on Ray, as many at once as it has CPUs; the runs, too, where subjects are too few."""
     uri = arguments.shards if "://" in arguments.shards else storage.uri
     with connected(arguments.ray_address, arguments.workers):
         if not arguments.shared_disk:
             check_every_node_sees({"raw": str(arguments.raw), "shards": uri})
-        tasks = run_tasks(prepare_subject, [(recordings, uri, settings) for recordings in missing])
-        for number, record in enumerate(tasks, start=1):
-            skipped = "".join(f"; skipped {each.recording}: {each.reason}" for each in record.skipped)
-            logger.info(
-                "prepared %s (%d of %d): %d shards%s", record.subject, number, len(missing), len(record.shards), skipped
-            )
+        num_cpus, _ = cluster_size()
+        each = (results_in_order,) if len(missing) < num_cpus else ()
+        work = [(recordings, uri, settings, *each) for recordings in missing]
+        for record, progress in with_time_left(run_tasks(prepare_subject, work, memory_bytes=MEMORY_BYTES), len(work)):
+            logger.info("prepared %s (%s): %d shards", record.subject, progress, len(record.shards))
+            for skipped in record.skipped:
+                logger.warning("skipped %s: %s", skipped.recording, skipped.reason)
             for warning in record.warnings:
-                logger.warning("%s: %s", record.subject, warning)
+                logger.warning("%s", warning)
+
+
+def with_time_left(records: Iterator[SubjectRecord], total: int) -> Iterator[tuple[SubjectRecord, str]]:
+    """Yield each record with how far the work is, as ``3 of 16, about 12 min left``."""
+    start = time.monotonic()
+    for number, record in enumerate(records, start=1):
+        minutes = (time.monotonic() - start) / number * (total - number) / 60
+        left = "" if number == total else f", about {max(1, round(minutes))} min left"
+        yield record, f"{number} of {total}{left}"
 
 
 def described(storage: Storage, manifest: Manifest, what: str) -> str:
@@ -193,12 +299,6 @@ def described(storage: Storage, manifest: Manifest, what: str) -> str:
         f"next: python -m platform.search transformer --shards {storage.uri}",
     ]
     return "\n".join(lines)
-
-
-def _flat(fields: object, prefix: str = "") -> dict[str, object]:
-    if not isinstance(fields, dict):
-        return {prefix.rstrip("."): fields}
-    return {key: value for name, inner in fields.items() for key, value in _flat(inner, f"{prefix}{name}.").items()}
 
 
 if __name__ == "__main__":

@@ -24,12 +24,16 @@ from datasets.errors import BadInput
 from datasets.storage import Storage
 
 FORMAT = "eeg2fmri-shards"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 VOXELS = "voxels.parquet"
+REPORT = "report.html"
+"""Made of the rest, so no part of the data."""
 ROWS_PER_GROUP = 34
 SCALE = 0.001
 """What one step of a stored int16 means, in standard deviations: +-32.767 of them fit before a sample is clipped."""
+MINMAX_SCALE = 1 / 30_000
+"""The same for EEG between -1 and 1: its standard deviation may be a hundredth of that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +76,7 @@ class Layout:
     """What the data dictates and every shard of a set shares: channels, rates, grid, scales."""
 
     channel_names: tuple[str, ...]
-    channel_locations_m: tuple[tuple[float, float, float], ...]
+    channel_locations_m: tuple[tuple[float, float, float] | None, ...]
     eeg_rate_hz: float
     repetition_time_s: float
     reference_time_s: float
@@ -82,6 +86,7 @@ class Layout:
     mask_sha256: str
     num_voxels: int
     scale: float = SCALE
+    eeg_scale: float = SCALE
 
     @property
     def samples_per_volume(self) -> int:
@@ -175,6 +180,11 @@ def write_table(storage: Storage, name: str, table: pa.Table, **parquet_options:
     pq.write_table(table, buffer, compression="zstd", compression_level=1, **parquet_options)
     content = buffer.getbuffer()
     storage.write(name, content)
+    return entry_of(name, content)
+
+
+def entry_of(name: str, content: bytes | memoryview) -> FileEntry:
+    """Return the manifest's entry of a file that holds these bytes."""
     return FileEntry(name=name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
@@ -248,7 +258,7 @@ def parse_manifest(content: bytes, uri: str) -> Manifest:
 def check_files(storage: Storage, manifest: Manifest) -> list[str]:
     """Return one line for every file that is missing, foreign or differs from the manifest in any byte."""
     faults = []
-    named = {MANIFEST}
+    named = {MANIFEST, REPORT}
     for entry in all_files(manifest):
         named.add(entry.name)
         try:
@@ -278,7 +288,7 @@ def _manifest_fields(manifest: Manifest) -> dict[str, Any]:
 
 def _manifest(fields: Mapping[str, Any]) -> Manifest:
     return Manifest(
-        layout=_layout(fields["layout"]),
+        layout=layout_of(fields["layout"]),
         pipeline=fields["pipeline"],
         shards=tuple(shard_entry(shard) for shard in fields["shards"]),
         files=tuple(FileEntry(**file) for file in fields["files"]),
@@ -286,7 +296,8 @@ def _manifest(fields: Mapping[str, Any]) -> Manifest:
     )
 
 
-def _layout(fields: Mapping[str, Any]) -> Layout:
+def layout_of(fields: Mapping[str, Any]) -> Layout:
+    """Return the layout that ``dataclasses.asdict``, or JSON made of that, holds."""
     return Layout(**{key: _tuples(value) for key, value in fields.items()})
 
 

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.command_line import CommandParser, positive_integer, run_command
-from datasets.simulated_sources import LEVELS
-from datasets.simulation import SimulationSettings, simulate_study, truth_folder
+from datasets.simulated_levels import LEVELS
+from datasets.simulated_shards import DEFAULT_EEG_RATE_HZ, simulate_shards
+from datasets.simulation import EEG_FILES, LAYOUTS, SimulationSettings, simulate_study, truth_folder
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -19,13 +20,21 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     usual, workers = SimulationSettings(), max(1, (os.cpu_count() or 1) // 2)
     parser = CommandParser(prog="python -m datasets.simulate", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path, metavar="OUT", help="folder of the study; the truth goes to OUT-truth")
+    parser.add_argument("--fast", action="store_true", help="write prepared shards into OUT, without recordings")
+    parser.add_option(
+        "--eeg-rate", type=positive_integer, default=DEFAULT_EEG_RATE_HZ, help="Hz of the EEG in --fast shards"
+    )
     parser.add_option("--subjects", type=positive_integer, default=usual.subjects, help="number of subjects")
     parser.add_option(
         "--runs", type=positive_integer, default=usual.runs, help="runs a subject, half auditory, half visual"
     )
     parser.add_option("--volumes", type=positive_integer, default=usual.volumes, help="volumes a run, 2 s each")
     parser.add_option(
-        "--signal", choices=sorted(LEVELS), default=usual.signal, help="how strongly EEG and BOLD are linked"
+        "--signal", choices=tuple(LEVELS), default=usual.signal, help="how strongly EEG and BOLD are linked"
+    )
+    parser.add_option("--layout", choices=tuple(LAYOUTS), default=usual.layout, help="how the files are laid out")
+    parser.add_option(
+        "--eeg-files", choices=EEG_FILES, default=usual.eeg_files, help="all adds EEG_noGA.mat to the legacy layout"
     )
     parser.add_option("--seed", type=int, default=usual.seed, help="seed of everything that is drawn")
     parser.add_option(
@@ -39,8 +48,18 @@ def main() -> None:
     chosen = parse_arguments()
     study = chosen.out.expanduser().resolve()
     settings = SimulationSettings(
-        subjects=chosen.subjects, runs=chosen.runs, volumes=chosen.volumes, signal=chosen.signal, seed=chosen.seed
+        subjects=chosen.subjects,
+        runs=chosen.runs,
+        volumes=chosen.volumes,
+        signal=chosen.signal,
+        seed=chosen.seed,
+        layout=chosen.layout,
+        eeg_files=chosen.eeg_files,
     )
+    if chosen.fast:
+        simulate_shards(study, settings, chosen.workers, chosen.eeg_rate)
+        print(f"shards: {study}\ntruth:  {truth_folder(study)}\nnext:   python -m platform.search transformer {study}")
+        return
     simulate_study(study, settings, chosen.workers)
     print(f"study: {study}\ntruth: {truth_folder(study)}\nnext:  python -m datasets.prepare {study} SHARDS")
 

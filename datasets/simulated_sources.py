@@ -1,6 +1,7 @@
 """Draw what a simulated brain does: where its sources lie, what they do over time, and how subjects differ.
 
 Takes a signal level and seeds; gives sources, a subject's traits, stimuli, and the neural activity of one run.
+How strong a level is says ``datasets.simulated_levels``.
 """
 
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.signal import fftconvolve, lfilter
 
 from datasets.recording import Events
+from datasets.simulated_levels import SignalLevel
 
 Floats = NDArray[np.float64]
 
@@ -47,7 +49,7 @@ def _source(name: str, at: tuple[float, float, float], band: str, task: str | No
 
 
 SOURCES = (
-    _source("auditory left", (-54, -22, 10), "theta", "auditory", 5.0, 0.10, 0.3),
+    _source("auditory left", (-54, -22, 10), "theta", "auditory", 4.6, 0.10, 0.3),
     _source("auditory right", (56, -20, 10), "gamma", "auditory", 5.2, 0.10, 0.3),
     _source("visual medial", (2, -86, 6), "alpha", "visual", 5.0, 0.15, 0.3),
     _source("visual left", (-38, -76, -2), "beta", "visual", 5.5, 0.17, 0.3),
@@ -55,64 +57,21 @@ SOURCES = (
     _source("motor left", (-40, -22, 56), "beta", "both", 5.0, 0.45, 0.0),
     _source("motor right", (40, -22, 56), "alpha", None, 5.8, 0.45, 0.0),
     _source("cingulate", (0, 20, 38), "theta", "both", 6.0, 0.30, 0.0),
-    _source("insula right", (38, 18, 2), "beta", "both", 6.5, 0.35, 0.0),
+    _source("insula right", (38, 18, 2), "beta", "both", 7.0, 0.35, 0.0),
     _source("precuneus", (0, -56, 34), "alpha", None, 6.2, 0.35, 0.0),
-    _source("parietal left", (-46, -54, 46), "gamma", "both", 6.8, 0.38, 0.0),
-    _source("thalamus", (8, -16, 8), "alpha", "both", 5.4, 0.30, 0.0),
+    _source("parietal left", (-46, -54, 46), "gamma", "both", 7.4, 0.38, 0.0),
+    _source("thalamus", (8, -16, 8), "alpha", "both", 4.6, 0.30, 0.0),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class SignalLevel:
-    """How strongly EEG and BOLD are linked, and how much subjects differ.
-
-    ``visible_share`` is the share of the variance of responsive voxels (drift apart) that follows activity which EEG
-    reflects; ``visible_part`` that share among the neural variance alone.  ``is_coupled`` False gives the BOLD an
-    activity and stimuli of its own.  Later levels (realistic, hard) and controls (trap, events) are further entries
-    of ``LEVELS``.
-    """
-
-    is_coupled: bool = True
-    visible_share: float
-    visible_part: float
-    evoked_part: float
-    amplitude_depth: float
-    burst_depth: float
-    oscillation_uv: float
-    background_uv: float
-    gain_sd: float
-    electrode_shift_mm: float
-    orientation_sd_deg: float
-
-    def __post_init__(self) -> None:
-        if not 0 < self.visible_share < self.visible_part < 1:
-            raise ValueError(f"must hold: 0 < visible_share < visible_part < 1, but got {self}")
-
-
-def _easy(*, is_coupled: bool) -> SignalLevel:
-    return SignalLevel(
-        is_coupled=is_coupled,
-        visible_share=0.20,
-        visible_part=0.40,
-        evoked_part=0.15,
-        amplitude_depth=0.45,
-        burst_depth=0.7,
-        oscillation_uv=11.0,
-        background_uv=18.0,
-        gain_sd=0.3,
-        electrode_shift_mm=2.0,
-        orientation_sd_deg=10.0,
-    )
-
-
-LEVELS = {"easy": _easy(is_coupled=True), "none": _easy(is_coupled=False)}
-
-
-@dataclass(frozen=True, kw_only=True)
 class SubjectTraits:
-    """How one subject differs: per source the BOLD gain and haemodynamic peak; alpha peak, EEG scale, and the head.
+    """How one subject differs: per source the BOLD gain and haemodynamic peak; alpha peak, EEG scale, head and body.
 
-    ``electrode_shift_mm`` is (3,), the cap's displacement; ``orientation`` is (sources, 3), unit vectors.
+    ``gain`` has a mean square of 1 over subjects.  ``electrode_shift_mm`` is (3,), the cap's displacement;
+    ``orientation`` is (sources, 3), unit vectors.  ``pulse_uv`` is the ballistocardiogram's size and ``pulse_axes``
+    (waves, 3) the direction over the head along which each of its waves grows; ``wire_loops`` (6, 3) is the same for
+    what the six velocities of head motion induce.
     """
 
     gain: Floats
@@ -121,6 +80,11 @@ class SubjectTraits:
     eeg_scale: float
     electrode_shift_mm: Floats
     orientation: Floats
+    heart_rate_bpm: float
+    breathing_hz: float
+    pulse_uv: float
+    pulse_axes: Floats
+    wire_loops: Floats
 
 
 def draw_traits(level: SignalLevel, rng: np.random.Generator) -> SubjectTraits:
@@ -129,15 +93,24 @@ def draw_traits(level: SignalLevel, rng: np.random.Generator) -> SubjectTraits:
     outward = positions - np.array([0.0, -18.0, 10.0])
     tilt = rng.normal(0, np.deg2rad(level.orientation_sd_deg), positions.shape)
     orientation = outward / np.linalg.norm(outward, axis=1, keepdims=True) + tilt
-    direction = rng.normal(size=3)
     return SubjectTraits(
-        gain=rng.normal(1, level.gain_sd, len(SOURCES)),
-        peak_s=np.clip([source.peak_s + rng.normal(0, 0.5) for source in SOURCES], 4, 8),
+        gain=rng.normal(1, level.gain_sd, len(SOURCES)) / np.hypot(1, level.gain_sd),
+        peak_s=np.clip([source.peak_s + rng.normal(0, level.peak_sd_s) for source in SOURCES], 4, 8),
         alpha_hz=float(np.clip(rng.normal(10, 0.7), 8.5, 11.5)),
         eeg_scale=float(np.exp(rng.normal(0, 0.15))),
-        electrode_shift_mm=level.electrode_shift_mm * direction / np.linalg.norm(direction),
-        orientation=orientation / np.linalg.norm(orientation, axis=1, keepdims=True),
+        electrode_shift_mm=level.electrode_shift_mm * _unit(rng.normal(size=3)),
+        orientation=_unit(orientation),
+        heart_rate_bpm=float(np.clip(rng.normal(66, 7), 52, 85)),
+        breathing_hz=float(np.clip(rng.normal(0.25, 0.03), 0.18, 0.33)),
+        pulse_uv=float(rng.uniform(*level.nuisance.pulse_uv)),
+        pulse_axes=_unit(np.array([[1.0, 0.2, 0.3], [0.2, 1.0, 0.3], [0.1, 0.3, 1.0]]) + rng.normal(0, 0.4, (3, 3))),
+        wire_loops=_unit(rng.normal(size=(6, 3))),
     )
+
+
+def _unit(vectors: Floats) -> Floats:
+    result: Floats = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return result
 
 
 def draw_events(duration_s: float, rng: np.random.Generator) -> Events:
@@ -159,45 +132,52 @@ def draw_events(duration_s: float, rng: np.random.Generator) -> Events:
 class Activity:
     """What the sources do in one run, at ACTIVITY_RATE_HZ from BURN_IN_S before the scan; arrays (sources, times).
 
-    ``amplitude`` moves the oscillations' amplitude, ``burst`` the rate of their bursts, both of unit variance;
-    ``evoked`` are the responses to stimuli, ``hidden`` what EEG does not see.  ``response`` is (sources, stimuli), the
-    size of each source's response to each stimulus, in the EEG as in the BOLD.
+    Of unit variance: ``amplitude`` moves the oscillations' amplitude, ``burst`` the rate of their bursts, ``phase`` how
+    strongly a fast rhythm's amplitude follows a slow one's phase.  ``evoked`` are the responses to stimuli, ``hidden``
+    what EEG does not see.  ``response`` is (sources, stimuli), the size of each source's response to each stimulus, in
+    the EEG as in the BOLD.
     """
 
     time_s: Floats
     amplitude: Floats
     burst: Floats
+    phase: Floats
     evoked: Floats
     hidden: Floats
     response: Floats
     events: Events
 
 
-def draw_activity(task: str, duration_s: float, rng: np.random.Generator) -> Activity:
-    """Draw the activity of all sources in one run of a task, with stimuli of its own."""
-    events = draw_events(duration_s, rng)
+def draw_activity(task: str, duration_s: float, rng: np.random.Generator, *, events: Events | None = None) -> Activity:
+    """Draw the activity of all sources in one run of a task; its stimuli, too, unless they are given."""
+    stimuli = draw_events(duration_s, rng) if events is None else events
     time_s = np.arange(-BURN_IN_S, duration_s + 1, 1 / ACTIVITY_RATE_HZ)
-    response = _responses(task, events, rng)
+    response = _responses(task, stimuli, rng)
+    amplitude, burst, hidden, phase = (_spontaneous(len(time_s), rng) for _ in range(4))
     return Activity(
         time_s=time_s,
-        amplitude=_spontaneous(len(time_s), rng),
-        burst=_spontaneous(len(time_s), rng),
-        evoked=_evoked(time_s, events, response),
-        hidden=_spontaneous(len(time_s), rng),
+        amplitude=amplitude,
+        burst=burst,
+        phase=phase,
+        evoked=_evoked(time_s, stimuli, response),
+        hidden=hidden,
         response=response,
-        events=events,
+        events=stimuli,
     )
 
 
 def _spontaneous(num_times: int, rng: np.random.Generator) -> Floats:
     """Return (sources, times) of unit variance, noise with time constants of 5-20 s."""
-    rows = []
-    for _ in SOURCES:
-        decay = np.exp(-1 / (ACTIVITY_RATE_HZ * rng.uniform(5, 20) / 2))
-        start = [decay * rng.normal()]
-        noise = rng.normal(0, np.sqrt(1 - decay**2), num_times)
-        rows.append(lfilter([1.0], [1.0, -decay], noise, zi=start)[0])
-    return np.array(rows)
+    return np.array([wandering(num_times, rng.uniform(5, 20) / 2, rng) for _ in SOURCES])
+
+
+def wandering(num_times: int, decay_s: float, rng: np.random.Generator) -> Floats:
+    """Return one course of unit variance at ACTIVITY_RATE_HZ that forgets itself within ``decay_s``."""
+    decay = np.exp(-1 / (ACTIVITY_RATE_HZ * decay_s))
+    start = [decay * rng.normal()]
+    noise = rng.normal(0, np.sqrt(1 - decay**2), num_times)
+    course: Floats = lfilter([1.0], [1.0, -decay], noise, zi=start)[0]
+    return course
 
 
 def _responses(task: str, events: Events, rng: np.random.Generator) -> Floats:

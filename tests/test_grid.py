@@ -48,6 +48,21 @@ def test_points_agree_with_values_taken_by_the_mask() -> None:
     assert np.array_equal(grid.mask_points_mm(mask), coordinates[mask])
 
 
+def test_the_grids_points_are_those_of_all_its_voxels() -> None:
+    mask = grid.tissue_mask()
+    assert np.array_equal(grid.grid_points_mm()[mask.ravel()], grid.mask_points_mm(mask))
+
+
+def test_the_fluids_points_lie_in_the_ventricles_where_the_mask_has_no_tissue() -> None:
+    points = grid.fluid_points_mm()
+    assert len(points) > 200
+    assert np.abs(points[:, 0]).max() < 35 and points[:, 1].min() > -60 and points[:, 1].max() < 30
+    voxels = np.rint((points - grid.GRID_AFFINE[:3, 3]) / np.diag(grid.GRID_AFFINE)[:3]).astype(int)
+    assert not grid.tissue_mask()[*voxels.T].any()
+    with pytest.raises(ValueError, match="read-only"):
+        points[0, 0] = 1
+
+
 def test_the_digest_depends_on_the_voxels_alone() -> None:
     mask = grid.tissue_mask()
     changed = mask.copy()

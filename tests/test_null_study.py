@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from searching import ROOT, environment
 
-from platform.baseline_jobs import score_baselines
+from platform.data_jobs import score_baselines
 from platform.folds import leave_one_subject_out
 from platform.loop import Epochs
 from platform.products import DataSettings, StudyData

@@ -3,17 +3,19 @@
 import logging
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 from scipy.io import savemat
+from small_eeg import ecg_with, heart_beats
 
 from datasets.errors import BadInput
-from datasets.oddball import CHANNELS, find_recordings, marker_shift_s, read_bold, read_eeg, read_events
-from datasets.recording import EegSignal, Events, Recording
+from datasets.oddball import CHANNELS, find_recordings, read_eeg, read_events, read_slice_times
+from datasets.pulse import agreement, find_beats
+from datasets.recording import Recording
 
 REAL_FILES = Path(__file__).parents[2] / "shared" / "data" / "ds000116"
 HEADER = "onset\tduration\ttrial_type\tResponse\tStimulus\tresponse_time\n"
+LAYOUTS = {"rereferenced": 37, "noGA": 49, "raw": 49}
 
 
 def touch(path: Path) -> Path:
@@ -43,38 +45,36 @@ def make_legacy_run(folder: Path, name: str, *, with_bold: bool = True) -> Path:
 
 
 def recording_with(*events: Path) -> Recording:
-    return Recording(subject="sub-01", task="auditory", run=1, bold=Path("bold.nii.gz"), events=events)
+    return Recording(subject="sub-01", task="auditory", run=1, bold=(Path("bold.nii.gz"),), events=events)
 
 
-def signal_with_markers(onsets_s: list[float], num_samples: int = 60_000) -> EegSignal:
-    markers = np.zeros(num_samples, dtype=np.float32)
-    markers[5:25] = 25
-    for onset in onsets_s:
-        markers[round(onset * 1000) : round(onset * 1000) + 20] = 125
-    return EegSignal(
-        eeg_uv=np.zeros((34, num_samples), dtype=np.float32),
-        ecg=np.zeros(num_samples, dtype=np.float32),
-        stimulus_markers=markers,
-        response_markers=np.zeros(num_samples, dtype=np.float32),
-        channel_names=CHANNELS,
-        rate_hz=1000.0,
+def recording_of(*eeg: Path) -> Recording:
+    first, *others = eeg
+    return Recording(
+        subject="sub-01", task="auditory", run=1, bold=(Path("bold.nii.gz"),), eeg=first, eeg_extra=tuple(others)
     )
 
 
-def standards_at(onsets_s: list[float]) -> Events:
-    return Events(
-        onset_s=np.array(onsets_s, dtype=np.float64),
-        duration_s=np.full(len(onsets_s), 0.2),
-        kind=("standard",) * len(onsets_s),
-        response_time_s=np.full(len(onsets_s), np.nan),
-    )
+def rows_of(num_rows: int, num_samples: int = 2_000) -> np.ndarray:
+    """Return noise, and markers in the last two rows: the start at 5 ms, a standard at 300, a target at 1000."""
+    rows = np.random.default_rng(num_rows).normal(0, 20, (num_rows, num_samples))
+    rows[-2:] = 0
+    rows[-2, 5:25], rows[-2, 300:320], rows[-2, 1000:1020], rows[-1, 1400:1420] = 25, 125, 150, 100
+    return rows
+
+
+def saved_eeg(folder: Path, kind: str = "rereferenced", rows: np.ndarray | None = None) -> Path:
+    path = folder / f"EEG_{kind}.mat"
+    savemat(path, {"data": rows_of(LAYOUTS[kind]) if rows is None else rows})
+    return path
 
 
 def test_bids_runs_are_found_without_eeg(tmp_path: Path) -> None:
     bold = make_bids_run(tmp_path, "sub-02", "visual", 3)
     (recording,) = find_recordings(tmp_path)
     assert (recording.subject, recording.task, recording.run) == ("sub-02", "visual", 3)
-    assert (recording.bold, recording.eeg) == (bold, None)
+    assert (recording.bold, recording.eeg, recording.eeg_extra) == ((bold,), None, ())
+    assert (recording.data_set, recording.space) == ("ds000116", "scanner")
     assert recording.t1 == tmp_path / "sub-02" / "anat" / "sub-02_T1w.nii.gz"
     assert [path.suffix for path in recording.events] == [".tsv"]
 
@@ -87,7 +87,7 @@ def test_legacy_runs_are_found_unpacked_in_either_way(tmp_path: Path, parent: st
     (recording,) = find_recordings(tmp_path)
     assert recording.name == "sub-01_task-visual_run-1"
     assert recording.eeg == eeg
-    assert recording.bold.name == "bold.nii.gz"
+    assert [path.name for path in recording.bold] == ["bold.nii.gz"]
     assert [path.name for path in recording.events] == ["cond001.txt", "cond002.txt", "cond003.txt", "behavdata.txt"]
     assert recording.slice_order == tmp_path / "slice_order.txt"
 
@@ -113,7 +113,7 @@ def test_bids_images_and_legacy_eeg_are_matched_by_number(tmp_path: Path) -> Non
     make_bids_run(tmp_path / "bids", "sub-04", "auditory", 2)
     eeg = make_legacy_run(tmp_path / "legacy" / "ds116_sub003" / "sub003", "task001_run002")
     with_eeg, without_eeg = find_recordings(tmp_path / "bids", tmp_path / "legacy")
-    assert (with_eeg.bold, with_eeg.eeg) == (bold, eeg)
+    assert (with_eeg.bold, with_eeg.eeg) == ((bold,), eeg)
     assert with_eeg.events[0].suffix == ".tsv"
     assert (without_eeg.subject, without_eeg.eeg) == ("sub-04", None)
 
@@ -122,7 +122,7 @@ def test_one_folder_may_hold_both_layouts(tmp_path: Path) -> None:
     bold = make_bids_run(tmp_path, "sub-01", "auditory", 1)
     eeg = make_legacy_run(tmp_path / "sub001", "task001_run001", with_bold=False)
     (recording,) = find_recordings(tmp_path)
-    assert (recording.bold, recording.eeg) == (bold, eeg)
+    assert (recording.bold, recording.eeg) == ((bold,), eeg)
 
 
 def test_recordings_are_sorted_and_eeg_without_bold_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -220,83 +220,188 @@ def test_a_condition_file_of_two_columns_is_refused(tmp_path: Path) -> None:
         read_events(recording_with(path))
 
 
+def test_the_other_files_of_a_runs_eeg_are_found_beside_the_first(tmp_path: Path) -> None:
+    folder = make_legacy_run(tmp_path / "sub001", "task001_run001").parent
+    extra = [touch(folder / "EEG_noGA.mat"), touch(folder / "EEG_raw.mat")]
+    (recording,) = find_recordings(tmp_path)
+    assert (recording.eeg, recording.eeg_extra) == (folder / "EEG_rereferenced.mat", tuple(extra))
+    recording.eeg.unlink()
+    (recording,) = find_recordings(tmp_path)
+    assert (recording.eeg, recording.eeg_extra) == (extra[0], (extra[1],))
+
+
 @pytest.mark.parametrize("variable", ["data_reref", "anything"])
 def test_eeg_is_read_under_its_own_or_any_single_name(tmp_path: Path, variable: str) -> None:
-    rows = np.random.default_rng(0).normal(size=(37, 100))
-    savemat(tmp_path / "eeg.mat", {variable: rows, "rate": 1000.0})
-    signal = read_eeg(tmp_path / "eeg.mat")
-    assert signal.eeg_uv.shape == (34, 100)
+    rows = rows_of(37)
+    savemat(tmp_path / "EEG_rereferenced.mat", {variable: rows, "rate": 1000.0})
+    signal = read_eeg(recording_of(tmp_path / "EEG_rereferenced.mat"))
     assert signal.eeg_uv.dtype == np.float32
+    np.testing.assert_allclose(signal.eeg_uv, rows[:34], rtol=1e-6)
     np.testing.assert_allclose(signal.ecg, rows[34], rtol=1e-6)
-    np.testing.assert_allclose(signal.response_markers, rows[36], rtol=1e-6)
-    assert (signal.channel_names, signal.rate_hz) == (CHANNELS, 1000.0)
+    assert (signal.channel_names, signal.rate_hz, len(signal.eog)) == (CHANNELS, 1000.0, 0)
+    assert signal.marker_onsets_s.tolist() == [0.3, 1.0]
+
+
+def test_electrodes_lie_where_the_montage_puts_them(tmp_path: Path) -> None:
+    locations_m = dict(zip(CHANNELS, read_eeg(recording_of(saved_eeg(tmp_path))).locations_m, strict=True))
+    assert None not in locations_m.values()
+    (left, _, _), (right, _, _) = locations_m["T7"], locations_m["T8"]
+    assert left < -0.06 and right > 0.06
+    assert locations_m["Fp1"][1] > 0.07 > -0.07 > locations_m["Oz"][1]
+    assert locations_m["Cz"][2] > 0.07
+
+
+@pytest.mark.parametrize(("kind", "uv_per_unit"), [("noGA", 1.0), ("raw", 100.0)])
+def test_bipolar_files_have_43_channels_without_a_place_and_their_own_ecg_and_eog(
+    tmp_path: Path, kind: str, uv_per_unit: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = rows_of(49)
+    signal = read_eeg(recording_of(saved_eeg(tmp_path, kind, rows)), kind)
+    np.testing.assert_allclose(signal.eeg_uv, uv_per_unit * rows[:43], rtol=1e-6)
+    np.testing.assert_allclose(signal.eog, uv_per_unit * rows[43:45], rtol=1e-6)
+    np.testing.assert_allclose(signal.ecg, uv_per_unit * rows[45], rtol=1e-6)
+    assert signal.channel_names[::42] == ("bipolar-01", "bipolar-43")
+    assert set(signal.locations_m) == {None}
+    assert signal.marker_onsets_s.tolist() == [0.3, 1.0]
+    assert ("gradient artefact" in caplog.text) == (kind == "raw")
+
+
+def with_hearts(folder: Path, *, row_35_is_ecg: bool) -> tuple[Recording, np.ndarray, np.ndarray]:
+    """Return a recording of 60 s whose EEG_noGA.mat has an ECG in row 47, with that row and its beats."""
+    rng = np.random.default_rng(4)
+    beats_s = heart_beats(60.0, rng)
+    ecg = ecg_with(beats_s, 60_000, 1000.0, rng)
+    rereferenced, bipolar = rows_of(37, 60_000), rows_of(49, 60_000)
+    bipolar[46] = ecg
+    if row_35_is_ecg:
+        rereferenced[34] = 2 * ecg
+    paths = saved_eeg(folder, "rereferenced", rereferenced), saved_eeg(folder, "noGA", bipolar)
+    return recording_of(*paths), bipolar, beats_s
+
+
+def test_the_ecg_of_the_bipolar_file_is_taken_where_row_35_is_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recording, bipolar, beats_s = with_hearts(tmp_path, row_35_is_ecg=False)
+    signal = read_eeg(recording)
+    np.testing.assert_allclose(signal.ecg, bipolar[46], rtol=1e-5)
+    np.testing.assert_allclose(signal.eog, bipolar[43:45], rtol=1e-5)
+    assert agreement(find_beats(signal.ecg, 1000.0), beats_s) > 0.95
+    assert "row 35 does not show the heart beats" in caplog.text
+
+
+def test_row_35_is_taken_where_it_is_the_ecg(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recording, bipolar, _ = with_hearts(tmp_path, row_35_is_ecg=True)
+    signal = read_eeg(recording)
+    np.testing.assert_allclose(signal.ecg, 2 * bipolar[46], rtol=1e-5)
+    np.testing.assert_allclose(signal.eog, bipolar[43:45], rtol=1e-5)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("rows", "complaint"),
+    [
+        (rows_of(37), "must hold 49 rows"),
+        (rows_of(49, 1_000), "has 1000 samples, not 2000"),
+        (np.where(np.arange(49)[:, None] == 44, np.nan, rows_of(49)), r"in rows [45] 2000 samples"),
+    ],
+)
+def test_a_bipolar_file_that_cannot_be_used_costs_ecg_and_eog_only(
+    tmp_path: Path, rows: np.ndarray, complaint: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    signal = read_eeg(recording_of(saved_eeg(tmp_path), saved_eeg(tmp_path, "noGA", rows)))
+    np.testing.assert_allclose(signal.ecg, rows_of(37)[34], rtol=1e-6)
+    assert len(signal.eog) == 0
+    assert complaint in caplog.text
+
+
+def test_a_file_that_is_not_there_is_asked_for_by_name(tmp_path: Path) -> None:
+    recording = recording_of(saved_eeg(tmp_path))
+    with pytest.raises(BadInput, match=r"it has no EEG_raw\.mat, only EEG_rereferenced\.mat"):
+        read_eeg(recording, "raw")
+    with pytest.raises(BadInput, match="eeg_file must be one of rereferenced, noGA, raw, but got 'clean'"):
+        read_eeg(recording, "clean")
+    with pytest.raises(BadInput, match="it has no EEG; give the folder"):
+        read_eeg(recording_with())
 
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ({"data_reref": np.zeros((49, 100))}, "37 rows"),
-        ({"data_reref": np.zeros((100, 37))}, "37 rows"),
-        ({"a": np.zeros((37, 100)), "b": np.zeros((37, 100))}, "one single numeric matrix"),
-        ({"data_reref": np.pad(np.full((1, 100), np.nan), ((3, 33), (0, 0)))}, r"rows \[4\]"),
+        ({"data_reref": rows_of(33)}, r"must hold 37 rows .* but holds \(33, 2000\)"),
+        ({"data_reref": rows_of(38)}, r"must hold 37 rows .* but holds \(38, 2000\)"),
+        ({"data_reref": rows_of(49)}, "37 rows"),
+        ({"data_reref": rows_of(37).T}, "37 rows"),
+        ({"a": rows_of(37), "b": rows_of(37)}, "one single numeric matrix"),
+        ({"text": "nothing"}, "one single numeric matrix, but holds none"),
+        ({"data_reref": 1j * rows_of(37)}, "one single numeric matrix"),
     ],
 )
-def test_eeg_of_another_shape_or_with_holes_is_refused(
-    tmp_path: Path, content: dict[str, np.ndarray], complaint: str
-) -> None:
-    savemat(tmp_path / "eeg.mat", content)
-    with pytest.raises(BadInput, match=rf"eeg\.mat .*{complaint}"):
-        read_eeg(tmp_path / "eeg.mat")
+def test_eeg_of_another_shape_is_refused(tmp_path: Path, content: dict[str, object], complaint: str) -> None:
+    path = tmp_path / "EEG_rereferenced.mat"
+    savemat(path, content)
+    with pytest.raises(BadInput, match=rf"EEG_rereferenced\.mat must hold .*{complaint.removeprefix('must hold ')}"):
+        read_eeg(recording_of(path))
 
 
-@pytest.mark.parametrize("content", [b"", b"no matlab file", b"MATLAB 7.3 MAT-file, Platform: GLNXA64" + b" " * 200])
-def test_eeg_that_is_no_matlab_5_file_is_refused(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "eeg.mat"
+def test_a_stretch_of_nan_is_refused_with_row_and_time(tmp_path: Path) -> None:
+    rows = rows_of(37)
+    rows[3, 500:750] = np.nan
+    rows[8, 600] = np.inf
+    with pytest.raises(BadInput, match=r"in rows \[4, 9\] 250 samples between 0\.500 s and 0\.750 s are NaN"):
+        read_eeg(recording_of(saved_eeg(tmp_path, rows=rows)))
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", r"is empty \(0 bytes\)"),
+        (b"no matlab file", "cannot read"),
+        (b"MATLAB 7.3 MAT-file, Platform: GLNXA64" + b" " * 200, r"MATLAB 7\.3 file; save it .* '-v7'"),
+    ],
+)
+def test_eeg_that_is_no_matlab_5_file_is_refused(tmp_path: Path, content: bytes, complaint: str) -> None:
+    path = tmp_path / "EEG_rereferenced.mat"
     path.write_bytes(content)
-    with pytest.raises(BadInput, match=r"eeg\.mat"):
-        read_eeg(path)
+    with pytest.raises(
+        BadInput, match=rf"EEG_rereferenced\.mat.*{complaint}|{complaint}.*EEG_rereferenced\.mat"
+    ) as refusal:
+        read_eeg(recording_of(path))
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("compressed", [True, False])
-def test_eeg_cut_short_is_refused(tmp_path: Path, compressed: bool) -> None:
-    path = tmp_path / "eeg.mat"
-    savemat(path, {"data_reref": np.random.default_rng(0).normal(size=(37, 100))}, do_compression=compressed)
-    path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(BadInput, match="cannot read"):
-        read_eeg(path)
+@pytest.mark.parametrize("kept", [100, 5_000, 200_000])
+def test_eeg_cut_short_is_refused(tmp_path: Path, compressed: bool, kept: int) -> None:
+    path = tmp_path / "EEG_rereferenced.mat"
+    savemat(path, {"data_reref": rows_of(37)}, do_compression=compressed)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(BadInput, match="cannot read") as refusal:
+        read_eeg(recording_of(path))
+    assert "\n" not in str(refusal.value)
 
 
-def test_bold_is_read_as_float32(tmp_path: Path) -> None:
-    values = np.arange(24, dtype=np.int16).reshape(2, 2, 2, 3)
-    nib.Nifti1Image(values, np.eye(4)).to_filename(tmp_path / "bold.nii.gz")
-    np.testing.assert_array_equal(read_bold(tmp_path / "bold.nii.gz").get_fdata(dtype=np.float32), values)
+def with_slice_order(folder: Path, text: str) -> Recording:
+    path = folder / "slice_order.txt"
+    path.write_text(text)
+    return Recording(subject="sub-01", task="visual", run=1, bold=(Path("bold.nii.gz"),), slice_order=path)
 
 
-def test_bold_that_is_cut_short_or_no_series_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "bold.nii.gz"
-    noise = np.random.default_rng(0).integers(0, 1000, (8, 8, 8, 3), dtype=np.int16)
-    nib.Nifti1Image(noise, np.eye(4)).to_filename(path)
-    path.write_bytes(path.read_bytes()[:1500])
-    with pytest.raises(BadInput, match="cannot read the BOLD"):
-        read_bold(path)
-    path.write_bytes(b"no image")
-    with pytest.raises(BadInput, match="cannot read the BOLD"):
-        read_bold(path)
-    with pytest.raises(BadInput, match="cannot read the BOLD"):
-        read_bold(tmp_path / "nothing.nii.gz")
-    nib.Nifti1Image(noise[..., 0], np.eye(4)).to_filename(path)
-    with pytest.raises(BadInput, match="series of volumes"):
-        read_bold(path)
+def test_slice_times_follow_the_order_in_the_file(tmp_path: Path) -> None:
+    times_s = read_slice_times(with_slice_order(tmp_path, "1\n3\n2\n4\n"), 4)
+    assert times_s is not None
+    assert times_s.tolist() == [0.0, 1.0, 0.5, 1.5]
+    assert read_slice_times(recording_with(), 4) is None
 
 
-@pytest.mark.parametrize("shift_s", [0.0, 0.012, -0.4, 6.0])
-def test_the_shift_between_markers_and_events_is_found_also_where_trials_are_missing(shift_s: float) -> None:
-    onsets = np.round(8 + np.cumsum(np.random.default_rng(3).uniform(2, 3, 15)), 3)
-    signal = signal_with_markers((onsets + shift_s).tolist())
-    shift = marker_shift_s(signal, standards_at(np.delete(onsets, [2, 9]).tolist()))
-    assert shift == pytest.approx(shift_s, abs=0.001)
+@pytest.mark.parametrize("text", ["1\n2\n3\n", "1\n2\n3\nfour\n", "1\n1\n2\n3\n", ""])
+def test_a_slice_order_that_is_not_of_this_image_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    with pytest.raises(BadInput, match=r"slice_order\.txt: the slice order"):
+        read_slice_times(with_slice_order(tmp_path, text), 4)
 
 
-def test_there_is_no_shift_without_markers_or_events() -> None:
-    assert marker_shift_s(signal_with_markers([]), standards_at([5.0])) is None
-    assert marker_shift_s(signal_with_markers([5.0]), standards_at([])) is None
+def test_a_slice_order_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    recording = with_slice_order(tmp_path, "")
+    recording.slice_order.write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(BadInput, match="cannot read the slice order"):
+        read_slice_times(recording, 4)

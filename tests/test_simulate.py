@@ -9,23 +9,18 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy.io import loadmat
 
-from datasets import simulation
+from datasets import bids, simulated_runs
+from datasets.clock import marker_shift_s
 from datasets.command_line import run_command
 from datasets.errors import BadInput
-from datasets.oddball import find_recordings, marker_shift_s, read_bold, read_eeg, read_events
+from datasets.images import read_bold
+from datasets.oddball import find_recordings, read_eeg, read_events, read_slice_times
+from datasets.recording import Recording
 from datasets.simulate import main
-from datasets.simulated_bold import neural_bold, noise_variance
-from datasets.simulated_eeg import simulate_eeg
-from datasets.simulated_sources import (
-    LEVELS,
-    SOURCES,
-    Activity,
-    draw_activity,
-    draw_events,
-    draw_traits,
-    haemodynamic_response,
-)
+from datasets.simulated_bold import neural_bold
+from datasets.simulated_sources import Activity
 from datasets.simulation import SimulationSettings, runs_of, simulate_study, truth_folder
 
 TINY = SimulationSettings(subjects=2, runs=2, volumes=20, seed=3)
@@ -53,6 +48,11 @@ def activity_behind(truth: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     return courses["eeg_amplitude"] + courses["eeg_burst"], courses["bold_visible"]
 
 
+def matrix(recording: Recording) -> np.ndarray:
+    """Return the rows of a run's EEG_rereferenced.mat."""
+    return loadmat(recording.eeg or "")["data_reref"]
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("simulated") / "study"
@@ -77,22 +77,23 @@ def test_the_reader_of_the_real_study_reads_it(study: Path) -> None:
         f"sub-0{number}_task-{task}_run-1" for number in (1, 2) for task in ("auditory", "visual")
     ]
     for recording in recordings:
-        signal, events = read_eeg(recording.eeg or Path()), read_events(recording)
+        signal, events = read_eeg(recording), read_events(recording)
         assert signal.eeg_uv.shape == (34, 40_000)
         assert 15 < signal.eeg_uv.std() < 50
         assert marker_shift_s(signal, events) == pytest.approx(0, abs=0.001)
-        assert set(np.unique(signal.response_markers)) == {0, 100}
+        assert set(np.unique(matrix(recording)[36])) == {0, 100}
         assert np.isfinite(events.response_time_s).sum() == events.kind.count("target") > 0
+        np.testing.assert_allclose(read_slice_times(recording, 32), np.arange(32) / 16)
 
 
 def test_markers_name_the_task(study: Path) -> None:
     for recording, codes in zip(find_recordings(study)[:2], ({0, 25, 125, 150}, {0, 25, 225, 250}), strict=True):
-        assert set(np.unique(read_eeg(recording.eeg or Path()).stimulus_markers)) == codes
+        assert set(np.unique(matrix(recording)[35])) == codes
 
 
 def test_images_have_the_scanner_s_shape_voxels_and_affines(study: Path) -> None:
     recording = find_recordings(study)[0]
-    bold, t1 = read_bold(recording.bold), nib.load(recording.t1 or Path())
+    bold, t1 = nib.load(recording.bold[0]), nib.load(recording.t1 or Path())
     assert (bold.shape, bold.get_data_dtype()) == ((64, 64, 32, 20), np.int16)
     assert bold.header.get_zooms() == (3, 3, 4, 2)
     for image in (bold, t1):
@@ -151,7 +152,9 @@ def test_a_folder_with_other_contents_is_refused(tmp_path: Path) -> None:
     ("wrong", "complaint"),
     [
         ({"volumes": 5}, "--volumes"),
-        ({"signal": "loud"}, "easy, none"),
+        ({"signal": "loud"}, "easy, realistic, hard, none, trap, events"),
+        ({"layout": "flat"}, "--layout must be one of legacy, bids"),
+        ({"eeg_files": "raw"}, "--eeg-files must be one of rereferenced, all"),
         ({"seed": -1}, "--seed"),
         ({"subjects": 0}, "--subjects"),
     ],
@@ -201,81 +204,27 @@ def test_easy_couples_eeg_and_bold_and_none_gives_the_bold_its_own_activity_and_
 def test_with_none_the_bold_is_evoked_by_other_stimuli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     behind: list[Activity] = []
     monkeypatch.setattr(
-        simulation, "neural_bold", lambda activity, *rest: behind.append(activity) or neural_bold(activity, *rest)
+        simulated_runs, "neural_bold", lambda activity, *rest: behind.append(activity) or neural_bold(activity, *rest)
     )
     simulate_study(tmp_path / "none", SimulationSettings(subjects=1, runs=1, volumes=10, signal="none"), workers=1)
     events = read_events(find_recordings(tmp_path / "none")[0])
     assert not np.isin(behind[0].events.onset_s, events.onset_s).any()
 
 
-def test_bold_is_an_image_of_the_sources_at_their_places(study: Path) -> None:
-    truth = truth_folder(study) / "sub001"
-    head, course = np.load(truth / "subject.npz"), np.load(truth / "task001_run001.npz")
-    image = read_bold(find_recordings(study)[0].bold)
-    voxel_from_mni = np.linalg.inv(image.affine) @ head["scanner_from_mni"]
-    found = []
-    for index, source in enumerate(SOURCES):
-        voxel = np.rint(voxel_from_mni @ [*source.position_mm, 1]).astype(int)[:3]
-        times = 2 * np.arange(20) + 2 * voxel[2] / 32
-        truth_there = course["bold_hidden"][index] * np.sqrt(0.6)
-        truth_there = truth_there + course["bold_visible"][index] * np.sqrt(0.4) * head["gain"][index]
-        planted = np.interp(times, course["time_s"], truth_there)
-        found.append(np.corrcoef(planted, image.get_fdata(dtype=np.float32)[tuple(voxel)])[0, 1])
-    assert np.mean(found) > 0.5
+def test_all_eeg_files_hold_the_body_in_the_rows_of_the_real_study(tmp_path: Path) -> None:
+    settings = SimulationSettings(subjects=1, runs=1, volumes=12, eeg_files="all")
+    simulate_study(tmp_path / "study", settings, workers=1)
+    [recording] = find_recordings(tmp_path / "study")
+    signal = read_eeg(recording)
+    assert (signal.eeg_uv.shape, signal.eog.shape) == ((34, 24_000), (2, 24_000))
+    bipolar = read_eeg(recording, "noGA")
+    assert bipolar.eeg_uv.shape == (43, 24_000)
+    np.testing.assert_allclose(bipolar.eeg_uv[0], signal.eeg_uv[0] - signal.eeg_uv[1], atol=1e-3)
 
 
-def test_a_target_evokes_a_larger_wave_at_300_ms_than_a_standard() -> None:
-    rng = np.random.default_rng(0)
-    traits, activity = draw_traits(LEVELS["easy"], rng), draw_activity("visual", 300, rng)
-    eeg = simulate_eeg(activity, "visual", traits, LEVELS["easy"], 300_000, rng)[:34]
-    eeg = eeg - eeg.mean(axis=0)
-    size = {}
-    for kind in ("target", "standard"):
-        onsets = np.round(activity.events.onsets_of(kind) * 1000).astype(int)
-        mean_wave = np.mean([eeg[:, onset - 100 : onset + 600] for onset in onsets], axis=0)
-        size[kind] = np.abs(mean_wave[:, 350:500].mean(axis=1) - mean_wave[:, :100].mean(axis=1)).max()
-    assert size["target"] > 2 * size["standard"]
-
-
-def test_alpha_falls_where_its_source_is_active() -> None:
-    rng = np.random.default_rng(0)
-    traits, activity = draw_traits(LEVELS["easy"], rng), draw_activity("auditory", 300, rng)
-    visual = [source.name for source in SOURCES].index("visual medial")
-    oz = simulate_eeg(activity, "auditory", traits, LEVELS["easy"], 300_000, rng)[32].reshape(150, 2000)
-    spectrum = np.abs(np.fft.rfft(oz * np.hanning(2000), axis=1)) ** 2
-    around = round(traits.alpha_hz * 2)
-    power = np.log(spectrum[:, around - 3 : around + 4].mean(axis=1))
-    seconds = np.interp(np.arange(150) * 2 + 1, activity.time_s, activity.amplitude[visual])
-    assert np.corrcoef(power, seconds)[0, 1] < -0.3
-
-
-def test_stimuli_keep_the_study_s_rules() -> None:
-    events = draw_events(340, np.random.default_rng(0))
-    intervals = np.diff(events.onset_s)
-    assert len(events) == 125
-    assert events.kind.count("target") == 25
-    assert events.kind[:2] == ("standard", "standard")
-    assert intervals.min() >= 1.999
-    assert intervals.max() <= 3.001
-    assert 4.2 <= events.onset_s[0] <= 10.8
-
-
-@pytest.mark.parametrize("peak_s", [4.0, 6.0, 8.0])
-def test_the_haemodynamic_response_peaks_where_it_is_told(peak_s: float) -> None:
-    assert haemodynamic_response(peak_s).argmax() / 10 == pytest.approx(peak_s, abs=0.2)
-
-
-def test_the_noise_leaves_the_promised_share_visible() -> None:
-    level = LEVELS["easy"]
-    in_responsive = 0.466
-    share = in_responsive * level.visible_part / (in_responsive + noise_variance(level))
-    assert share == pytest.approx(level.visible_share, rel=0.01)
-
-
-def test_visible_and_hidden_courses_have_unit_variance_and_are_unrelated() -> None:
-    rng = np.random.default_rng(0)
-    neural = neural_bold(draw_activity("visual", 340, rng), draw_traits(LEVELS["easy"], rng), LEVELS["easy"])
-    np.testing.assert_allclose(neural.hidden.std(axis=1), 1)
-    np.testing.assert_allclose(neural.visible.std(axis=1), 1, atol=0.2)
-    related = [np.corrcoef(one, other)[0, 1] for one, other in zip(neural.visible, neural.hidden, strict=True)]
-    assert abs(np.mean(related)) < 0.15
+def test_the_same_study_as_bids_holds_the_same_bold_and_t1(study: Path, tmp_path: Path) -> None:
+    simulate_study(tmp_path / "bids", replace(TINY, subjects=1, layout="bids"), workers=1)
+    for legacy, plain in zip(find_recordings(study)[:2], bids.find_recordings(tmp_path / "bids"), strict=True):
+        assert legacy.name == plain.name
+        np.testing.assert_array_equal(read_bold(legacy.bold).dataobj, read_bold(plain.bold).dataobj)
+        np.testing.assert_array_equal(nib.load(legacy.t1 or "").dataobj, nib.load(plain.t1 or "").dataobj)

@@ -30,12 +30,15 @@ from platform import windows
 from platform.once import made_once
 from platform.windows import (
     PAIRINGS,
+    RATES_HZ,
     RunCache,
     decimate,
     eeg_batch,
+    fitting_rates,
     swap_runs,
     target_batch,
     window_index,
+    window_volumes,
 )
 
 VOLUMES = 24
@@ -61,9 +64,12 @@ def staircase() -> np.ndarray:
     return np.stack([np.repeat(halves, FULL_RATE_HZ // 2) + channel / 50 for channel in range(NUM_CHANNELS)])
 
 
-def one_run_cache(folder: Path, eeg_CN: np.ndarray, rate_hz: int) -> RunCache:
-    """Return the cache of a study that holds one run with this EEG (C, N) at 1000 Hz; volume r is full of r / 10."""
-    storage, layout = open_storage(folder), dataclasses.replace(small_layout(), eeg_rate_hz=FULL_RATE_HZ)
+def one_run_cache(
+    folder: Path, eeg_CN: np.ndarray, rate_hz: int, *, stored_hz: int = FULL_RATE_HZ, repetition_time_s: float = 2.0
+) -> RunCache:
+    """Return the cache of a study that holds one run with this EEG (C, N); volume r is full of r / 10."""
+    storage = open_storage(folder)
+    layout = dataclasses.replace(small_layout(), eeg_rate_hz=stored_hz, repetition_time_s=repetition_time_s)
     rows = eeg_CN.shape[1] // layout.samples_per_volume
     eeg_RCS, _ = quantise(eeg_CN.reshape(len(eeg_CN), rows, -1).transpose(1, 0, 2).astype(np.float32))
     bold_RV, _ = quantise(np.repeat(np.arange(rows)[:, None] / 10, NUM_VOXELS, axis=1).astype(np.float32))
@@ -200,15 +206,79 @@ def test_decimation_sees_ten_output_samples_ahead_and_no_more():
     np.testing.assert_array_equal(decimate(noise, 8)[:, :untouched], decimate(changed, 8)[:, :untouched])
 
 
-@pytest.mark.parametrize("rate_hz", [0, 100, 200, 500])
+@pytest.mark.parametrize("rate_hz", [0, 100, 200])
 def test_an_unknown_rate_is_refused(study, tmp_path, rate_hz):
-    with pytest.raises(BadInput, match=rf"must be one of \(1000, 250, 125\) Hz, but got {rate_hz}"):
+    with pytest.raises(BadInput, match=rf"must be one of \(1000, 500, 250, 125\) Hz, but got {rate_hz}"):
         cache_of(study, tmp_path, rate_hz)
 
 
 def test_a_rate_above_the_shards_is_refused(study, tmp_path):
-    with pytest.raises(BadInput, match="EEG at 250 Hz cannot be decimated to 1000 Hz"):
+    with pytest.raises(
+        BadInput, match="EEG at 250 Hz cannot be decimated to 1000 Hz; a rate that works: 250 Hz or 125"
+    ):
         cache_of(study, tmp_path, 1000)
+
+
+# Other repetition times
+
+
+@pytest.mark.parametrize(("repetition_time_s", "volumes"), [
+    (2.0, 15), (2.16, 14), (1.5, 20), (0.8, 38), (3.0, 10), (0.72, 42), (40.0, 1),
+])  # fmt: skip
+def test_a_window_spans_30_seconds_to_the_nearest_volume(repetition_time_s, volumes):
+    assert window_volumes(repetition_time_s) == volumes
+
+
+@pytest.mark.parametrize(("stored_hz", "repetition_time_s", "rates"), [
+    (1000, 2.0, (1000, 500, 250, 125)), (1000, 2.16, (1000, 500, 250, 125)), (1000, 1.5, (1000, 500, 250)),
+    (500, 1.5, (500, 250)), (5000, 2.0, (1000, 500, 250, 125)), (1000, 2.005, (1000,)), (512, 2.0, ()),
+])  # fmt: skip
+def test_the_rates_that_fit_divide_the_stored_rate_and_give_whole_samples(stored_hz, repetition_time_s, rates):
+    layout = dataclasses.replace(small_layout(), eeg_rate_hz=stored_hz, repetition_time_s=repetition_time_s)
+    assert fitting_rates(layout) == rates
+
+
+def test_a_rate_with_part_samples_is_refused_and_another_named(tmp_path):
+    eeg_CN = np.zeros((NUM_CHANNELS, 30 * 1500))
+    with pytest.raises(BadInput, match="spans 187.5 EEG samples, which is not a whole number; a rate that works: 1000"):
+        one_run_cache(tmp_path, eeg_CN, 125, repetition_time_s=1.5)
+
+
+def test_where_no_rate_fits_preparation_is_asked_for_another(tmp_path):
+    eeg_CN = np.zeros((NUM_CHANNELS, 30 * 1024))
+    with pytest.raises(
+        BadInput, match="EEG at 512 Hz cannot be decimated to 250 Hz; prepare .* --eeg-rate 1000 or 500"
+    ):
+        one_run_cache(tmp_path, eeg_CN, 250, stored_hz=512)
+    with pytest.raises(BadInput, match="none of .* Hz works with a repetition time of 1.2345 s"):
+        one_run_cache(tmp_path, eeg_CN, 250, stored_hz=1000, repetition_time_s=1.2345)
+
+
+@pytest.mark.parametrize(("repetition_time_s", "stored_hz", "rate_hz"), [
+    (2.16, 500, 125), (2.16, 500, 500), (1.5, 1000, 250), (0.8, 250, 125),
+])  # fmt: skip
+def test_windows_end_where_their_volume_begins_at_any_repetition_time(tmp_path, repetition_time_s, stored_hz, rate_hz):
+    rows = window_volumes(repetition_time_s) + 6
+    per_volume = round(stored_hz * repetition_time_s)
+    eeg_CN = np.tile(np.repeat(np.arange(rows) / 10, per_volume), (NUM_CHANNELS, 1))
+    cache = one_run_cache(tmp_path, eeg_CN, rate_hz, stored_hz=stored_hz, repetition_time_s=repetition_time_s)
+    run = cache.open(cache.manifest.shards[0])
+    assert rate_hz in RATES_HZ
+    assert run.num_windows == 6
+    middle = round(rate_hz * repetition_time_s / 2)
+    for number in range(run.num_windows):
+        window_CS, length = run.window(number), round(rate_hz * repetition_time_s)
+        assert window_CS.shape == (NUM_CHANNELS, window_volumes(repetition_time_s) * length)
+        target = float(run.targets[number][0])
+        assert window_CS[0, -length + middle] == pytest.approx(target - 0.1, abs=0.01)
+        assert window_CS[0, middle] == pytest.approx(number / 10, abs=0.01)
+
+
+def test_swapped_runs_keep_the_length_of_their_windows(tmp_path):
+    eeg_CN = np.zeros((NUM_CHANNELS, 30 * 1080))
+    cache = one_run_cache(tmp_path, eeg_CN, 125, stored_hz=500, repetition_time_s=2.16)
+    run = cache.open(cache.manifest.shards[0])
+    assert [swapped.window_volumes for swapped in swap_runs([run, run])] == [14, 14]
 
 
 # The cache

@@ -1,6 +1,8 @@
-"""The baselines of one fold, on the same windows, voxels and subjects as every configuration.
+"""What a cluster does with a study's data before the first fold job: decode its shards, score its baselines.
 
-Takes a study's data and a fold; gives each baseline's validation and test score.
+Takes a study's data and a subject or a fold; fills this node's cache, or gives the baselines' scores on the same
+windows, voxels and subjects as every configuration.  No tracking and no sampler is imported here: each process of a
+cluster would wait for them.
 """
 
 import numpy as np
@@ -9,6 +11,11 @@ from numpy.typing import NDArray
 from platform.baselines import BASELINES, BaselineRun, BaselineScore, score_baseline
 from platform.folds import Fold
 from platform.products import DataSettings, StudyData
+
+
+def decode_subject(settings: DataSettings, subject: str) -> None:
+    """Decode a subject's shards into the cache, each compared with the manifest."""
+    StudyData(settings).runs(subject)
 
 
 def score_baselines(settings: DataSettings, fold: Fold) -> tuple[int, dict[str, BaselineScore]]:

@@ -1,0 +1,124 @@
+"""BOLD and single images are read whole, or refused in one line."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from datasets.errors import BadInput
+from datasets.images import read_bold, read_image
+
+VOLUMES = np.random.default_rng(0).integers(0, 1000, (8, 8, 8, 3), dtype=np.int16)
+AFFINE = np.diag([3.0, 3.0, 4.0, 1.0])
+
+
+def saved(path: Path, values: np.ndarray = VOLUMES, affine: np.ndarray = AFFINE) -> Path:
+    nib.Nifti1Image(values, affine).to_filename(path)
+    return path
+
+
+def three_volumes(folder: Path) -> tuple[Path, ...]:
+    return tuple(saved(folder / f"swar{number}.nii", VOLUMES[..., number]) for number in range(3))
+
+
+def cut_short(path: Path) -> Path:
+    path.write_bytes(saved(path).read_bytes()[:1500])
+    return path
+
+
+def written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def test_bold_is_read_as_float32(tmp_path: Path) -> None:
+    image = read_bold((saved(tmp_path / "bold.nii.gz"),))
+    assert image.get_fdata(dtype=np.float32) is image.get_fdata(dtype=np.float32)
+    np.testing.assert_array_equal(image.get_fdata(dtype=np.float32), VOLUMES)
+
+
+def test_volumes_are_joined_in_the_order_given(tmp_path: Path) -> None:
+    first, second, third = three_volumes(tmp_path)
+    image = read_bold((third, first, second))
+    np.testing.assert_array_equal(image.get_fdata(dtype=np.float32), VOLUMES[..., [2, 0, 1]])
+    np.testing.assert_array_equal(image.affine, AFFINE)
+
+
+def test_volumes_may_be_pairs_of_files_and_scaled(tmp_path: Path) -> None:
+    for number in range(2):
+        pair = nib.Nifti1Pair(VOLUMES[..., number], AFFINE)
+        pair.header.set_slope_inter(0.5, 7)
+        pair.to_filename(tmp_path / f"f{number}.img")
+    image = read_bold((tmp_path / "f0.img", tmp_path / "f1.img"))
+    assert isinstance(image, nib.Nifti1Image)
+    expected = np.stack([nib.load(tmp_path / f"f{number}.img").get_fdata() for number in range(2)], axis=-1)
+    np.testing.assert_allclose(image.get_fdata(dtype=np.float32), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (cut_short, "cannot read the BOLD"),
+        (lambda path: written(path, b"no image"), "cannot read the BOLD"),
+        (lambda path: written(path, b""), r"it is empty \(0 bytes\)"),
+        (lambda path: path, "cannot read the BOLD"),
+        (lambda path: saved(path, VOLUMES[..., 0]), r"series of volumes \(4-D\), but has the shape \(8, 8, 8\)"),
+        (lambda path: saved(path, VOLUMES[..., :1]), r"series of volumes \(4-D\), but has the shape \(8, 8, 8, 1\)"),
+    ],
+)
+def test_bold_that_cannot_be_read_or_is_no_series_is_refused(tmp_path: Path, make, complaint: str) -> None:
+    with pytest.raises(BadInput, match=rf"bold\.nii\.gz.*{complaint}|{complaint}.*bold\.nii\.gz") as refusal:
+        read_bold((make(tmp_path / "bold.nii.gz"),))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_volume_of_nothing_but_nan_is_refused_and_single_voxels_of_nan_are_not(tmp_path: Path) -> None:
+    values = VOLUMES.astype(np.float32)
+    values[0, 0, 0] = np.nan
+    read_bold((saved(tmp_path / "masked.nii.gz", values),))
+    values[..., 1] = np.nan
+    with pytest.raises(BadInput, match=r"broken\.nii\.gz: volumes \[1\] of the BOLD"):
+        read_bold((saved(tmp_path / "broken.nii.gz", values),))
+
+
+def test_volumes_of_another_shape_or_place_are_refused(tmp_path: Path) -> None:
+    first, second, third = three_volumes(tmp_path)
+    saved(third, VOLUMES[:7, ..., 0])
+    with pytest.raises(BadInput, match=r"swar2\.nii must have the shape and affine of .*swar0\.nii"):
+        read_bold((first, second, third))
+    saved(third, VOLUMES[..., 2], np.diag([3.0, 3.0, 3.0, 1.0]))
+    with pytest.raises(BadInput, match=r"swar2\.nii must have the shape and affine"):
+        read_bold((first, second, third))
+    with pytest.raises(BadInput, match=r"must be one volume \(3-D\)"):
+        read_bold((first, saved(tmp_path / "bold.nii.gz")))
+
+
+def test_no_files_are_refused() -> None:
+    with pytest.raises(BadInput, match="2 volumes or more"):
+        read_bold(())
+
+
+def test_a_single_image_is_read_without_what_is_not_finite(tmp_path: Path) -> None:
+    values = VOLUMES[..., 0].astype(np.float32)
+    values[0, 0, 0], values[1, 1, 1] = np.nan, np.inf
+    image = read_image(saved(tmp_path / "t1.nii.gz", values[..., np.newaxis]), "T1")
+    read = image.get_fdata(dtype=np.float32)
+    assert read.shape == (8, 8, 8)
+    assert read[0, 0, 0] == read[1, 1, 1] == 0
+    np.testing.assert_array_equal(read[2:], values[2:])
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (cut_short, "cannot read the T1"),
+        (lambda path: written(path, b""), "it is empty"),
+        (saved, "must be one volume"),
+        (lambda path: saved(path, np.zeros((4, 4, 4), np.float32)), "all its values are the same"),
+        (lambda path: saved(path, np.full((4, 4, 4), np.nan, np.float32)), "all its values are the same"),
+    ],
+)
+def test_a_single_image_that_shows_nothing_is_refused(tmp_path: Path, make, complaint: str) -> None:
+    with pytest.raises(BadInput, match=complaint):
+        read_image(make(tmp_path / "t1.nii.gz"), "T1")
