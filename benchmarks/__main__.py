@@ -2,10 +2,16 @@
 
 import sys
 
-from benchmarks import batches, fold_jobs, shard_formats
+from benchmarks import batches, fold_jobs, motion, preparation, shard_formats
 from benchmarks.table import print_table
 
-BENCHMARKS = {"shard_formats": shard_formats, "batches": batches, "fold_jobs": fold_jobs}
+BENCHMARKS = {
+    "shard_formats": shard_formats,
+    "batches": batches,
+    "fold_jobs": fold_jobs,
+    "motion": motion,
+    "preparation": preparation,
+}
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.bids_files import natural_order, number_in, parse_name, read_json, read_rows, run_key
-from datasets.bids_runs import image_shape, num_volumes
+from datasets.bids.files import natural_order, number_in, parse_name, read_json, read_rows, run_key
+from datasets.bids.runs import image_shape, num_volumes
 from datasets.errors import BadInput
 from datasets.motion import MOTION_NAMES, framewise_displacement
 from datasets.recording import Recording

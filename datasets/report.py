@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from datasets.command_line import CommandParser, natural_number, run_command
-from datasets.markup import Markup
-from datasets.quality_images import outlines, template_outlines
-from datasets.quality_page import SubjectPart, page, subject_part
-from datasets.quality_records import SubjectQuality, Template, read_anatomy, read_subject, read_template, subjects_of
+from datasets.quality.images import outlines, template_outlines
+from datasets.quality.markup import Markup
+from datasets.quality.page import SubjectPart, page, subject_part
+from datasets.quality.records import SubjectQuality, Template, read_anatomy, read_subject, read_template, subjects_of
 from datasets.shards import REPORT, Manifest, read_manifest
 from datasets.storage import Storage, open_storage, write_whole
 

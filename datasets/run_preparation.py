@@ -24,7 +24,7 @@ from datasets.eeg import EegSettings, Normaliser
 from datasets.grid import GRID_AFFINE, GRID_SHAPE, TEMPLATE, mask_points_mm, mask_sha256, tissue_mask
 from datasets.images import read_image
 from datasets.motion import MOTION_NAMES, Motion, estimate_motion, realigned_mean
-from datasets.quality import slice_latency, temporal_snr
+from datasets.quality.measures import slice_latency, temporal_snr
 from datasets.reading import Run, checked_bold, read_slice_times
 from datasets.recording import SCANNER
 from datasets.registration import Alignment, align, epi_brain
@@ -46,6 +46,8 @@ from datasets.storage import Storage
 logger = logging.getLogger(__name__)
 
 PIPELINE_VERSION = 2
+IN_TEMPLATE = "header"
+"""How images get to the grid that lie in a template's space already."""
 CONFOUNDS = (*PHYSIOLOGY_NAMES, *MOTION_NAMES, "framewise_displacement", *TISSUE_NAMES)
 """Columns of every run's table of confounds, beside the volume's number."""
 
@@ -66,9 +68,14 @@ class PreparationSettings:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reference:
-    """What all runs of a subject are brought to: the first run's mean, and the way from there to the grid."""
+    """What all runs of a subject are brought to: the first run's mean, and the way from there to the grid.
 
+    ``motion`` is the first run's own (``run`` is its name), which need not be estimated again; None where none is.
+    """
+
+    run: str
     mean: nibabel.Nifti1Image
+    motion: Motion | None
     t1: nibabel.Nifti1Image | None
     alignment: Alignment
 
@@ -87,12 +94,12 @@ def align_subject(run: Run, settings: BoldSettings) -> Reference:
     """Return the reference that a subject's first run gives; BadInput where it cannot be aligned."""
     recording = run.recording
     bold = _cut(checked_bold(recording), run.num_volumes)
-    if recording.space != SCANNER:
-        mean = _mean_image(bold)
-        return Reference(mean=mean, t1=None, alignment=align(mean, None, method="header"))
-    mean = realigned_mean(bold, estimate_motion(bold)) if settings.motion else _mean_image(bold)
-    t1 = None if recording.t1 is None else read_image(recording.t1, "T1")
-    return Reference(mean=mean, t1=t1, alignment=align(mean, t1, method=settings.registration))
+    is_raw = recording.space == SCANNER
+    motion = estimate_motion(bold) if is_raw and settings.motion else None
+    mean = _mean_image(bold) if motion is None else realigned_mean(bold, motion)
+    t1 = read_image(recording.t1, "T1") if is_raw and recording.t1 is not None else None
+    method = settings.registration if is_raw else IN_TEMPLATE
+    return Reference(run=recording.name, mean=mean, motion=motion, t1=t1, alignment=align(mean, t1, method=method))
 
 
 def prepare_run(
@@ -192,6 +199,8 @@ def _of_pipeline(run: Run) -> dict[str, NDArray[np.float64]]:
 def _motion(image: nibabel.Nifti1Image, run: Run, reference: Reference, settings: BoldSettings) -> Motion | None:
     if not settings.motion or run.recording.space != SCANNER:
         return None
+    if run.recording.name == reference.run:
+        return reference.motion
     return estimate_motion(image, reference=reference.mean)
 
 

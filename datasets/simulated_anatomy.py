@@ -293,9 +293,11 @@ def _derivatives(fine: Floats32, affine: Floats, points_mm: Floats) -> tuple[Flo
 def _sample(
     volume: Floats32, affine: Floats, points_mm: Floats | Floats32, *, order: int = 3, beyond: float = 0.0
 ) -> Floats32:
-    """Return a volume (or, of order 3, its spline's coefficients) at points, in mm; ``beyond`` outside it."""
-    inverse = np.linalg.inv(affine)
-    voxels = points_mm @ inverse[:3, :3].T + inverse[:3, 3]
+    """Return a volume (or, of order 3, its spline's coefficients) at points, in mm; ``beyond`` outside it.
+
+    The volume's axes are those of the space that the points are in.
+    """
+    voxels = (points_mm - affine[:3, 3]) / np.diag(affine)[:3]
     result: Floats32 = map_coordinates(
         volume, voxels.T, output=np.float32, order=order, mode="constant", cval=beyond, prefilter=False
     )

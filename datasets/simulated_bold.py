@@ -9,9 +9,11 @@ Legend of shapes: V volumes, Z slices, N voxels in and around the head (slice by
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from datasets.simulated_anatomy import EPI_SHAPE, EPI_ZOOMS_MM, EpiVoxels, Head
 from datasets.simulated_levels import SignalLevel
@@ -42,7 +44,7 @@ TAYLOR_MM = 0.5
 MEAN_SQUARED_WEIGHT = 0.466
 """Of a blob over its responsive voxels: the mean of exp(-r^2) for r up to half its FWHM, by volume."""
 _NOISE_GRID_WIDTHS = 1.4
-_SMALLEST_WEIGHT = 1e-4
+_SMALLEST_WEIGHT = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,12 +158,13 @@ def simulate_bold(
     percent_VB, slopes_3VB = _courses_of_brain(neural, head, brain, body, level, times_ZV, rng)
     back_VZ = np.linalg.inv(poses(motion.at(times_ZV.T.ravel()))).reshape(num_volumes, EPI_SHAPE[2], 4, 4)
     smooth_percent, thermal_percent = (np.float32(percent) for percent in noise_percents(level))
-    smooth = SmoothNoise(EPI_SHAPE, EPI_ZOOMS_MM, SMOOTH_NOISE_MM, rng)
+    indices = np.stack(np.unravel_index(voxels.index[brain], EPI_SHAPE[::-1])[::-1], axis=1)
+    smooth = SmoothNoise(indices, EPI_SHAPE, EPI_ZOOMS_MM, SMOOTH_NOISE_MM, rng)
     volumes = np.empty((num_volumes, int(np.prod(EPI_SHAPE))), dtype=np.int16)
     for volume, percent_B in enumerate(percent_VB):
         moved_3N = _moved(voxels, back_VZ[volume])
         percent_B += (moved_3N[:, brain] * slopes_3VB[:, volume]).sum(axis=0)
-        percent_B += smooth_percent * smooth.next().ravel()[voxels.index[brain]]
+        percent_B += smooth_percent * smooth.next()
         percent_N = thermal_percent * rng.standard_normal(len(voxels.index), dtype=np.float32)
         percent_N[brain] += percent_B
         image = np.float32(AIR_INTENSITY) * np.abs(rng.standard_normal(volumes.shape[1], dtype=np.float32))
@@ -173,42 +176,52 @@ def simulate_bold(
 
 
 class SmoothNoise:
-    """Noise of unit variance on a grid, smooth in space and AR(1) in time, one volume (float32, z, y, x) after another.
+    """Noise of unit variance at some voxels of a grid, smooth in space, AR(1) in time, float32, volume after volume.
 
     White noise on a coarse grid times a Gaussian of ``fwhm_mm`` at each voxel, one axis after another.
     """
 
     def __init__(
-        self, shape: tuple[int, ...], zooms_mm: tuple[float, ...], fwhm_mm: float, rng: np.random.Generator
+        self,
+        voxels: NDArray[np.integer[Any]],
+        shape: tuple[int, ...],
+        zooms_mm: tuple[float, ...],
+        fwhm_mm: float,
+        rng: np.random.Generator,
     ) -> None:
+        x, y, z = voxels.T.astype(np.int64)
+        self.index = (x * shape[2] + z) * shape[1] + y
         self.kernels = [_kernel(size, zoom, fwhm_mm / 2.355) for size, zoom in zip(shape, zooms_mm, strict=True)]
         self.rng = rng
         self.last = self._fresh()
 
     def next(self) -> Floats32:
-        """Return the next volume."""
-        fresh = np.float32(np.sqrt(1 - AUTOCORRELATION**2)) * self._fresh()
-        self.last = np.float32(AUTOCORRELATION) * self.last + fresh
+        """Return the next volume at the voxels."""
+        self.last *= np.float32(AUTOCORRELATION)
+        self.last += np.float32(np.sqrt(1 - AUTOCORRELATION**2)) * self._fresh()
         return self.last
 
     def _fresh(self) -> Floats32:
         x, y, z = self.kernels
         white = self.rng.standard_normal((z.shape[1], y.shape[1] * x.shape[1]), dtype=np.float32)
-        in_slices = (z @ white).reshape(len(z), y.shape[1], x.shape[1])
-        in_rows = np.matmul(y, in_slices).reshape(len(z) * len(y), x.shape[1])
-        result: Floats32 = (in_rows @ x.T).reshape(len(z), len(y), len(x))
+        in_slices = (z @ white).reshape(z.shape[0], y.shape[1], x.shape[1])
+        in_rows = y @ in_slices.transpose(1, 0, 2).reshape(y.shape[1], -1)
+        in_columns = x @ in_rows.reshape(y.shape[0], z.shape[0], x.shape[1]).transpose(2, 1, 0).reshape(x.shape[1], -1)
+        result: Floats32 = in_columns.ravel()[self.index]
         return result
 
 
-def _kernel(size: int, zoom_mm: float, width_mm: float) -> Floats32:
-    """Return the Gaussian weights (voxels, coarse points) along one axis, each voxel's squares summing to 1."""
+def _kernel(size: int, zoom_mm: float, width_mm: float) -> sparse.csr_array:
+    """Return the Gaussian weights (voxels, coarse points) along one axis, each voxel's squares summing to 1.
+
+    Sparse, as BLAS would start its threads for each of these small products.
+    """
     voxels = zoom_mm * np.arange(size)
     step_mm = _NOISE_GRID_WIDTHS * width_mm
     coarse = np.arange(-2 * step_mm, voxels[-1] + 2.1 * step_mm, step_mm)
     weights = np.exp(-0.5 * ((voxels[:, None] - coarse) / width_mm) ** 2)
     weights[weights < _SMALLEST_WEIGHT] = 0
-    result: Floats32 = (weights / np.linalg.norm(weights, axis=1, keepdims=True)).astype(np.float32)
-    return result
+    return sparse.csr_array((weights / np.linalg.norm(weights, axis=1, keepdims=True)).astype(np.float32))
 
 
 def _courses_of_brain(

@@ -94,14 +94,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Mask:
-    """The mask's voxels: ``weights`` (X, sources), tissues (X,), ``index`` (X,) in a flat (z, y, x) volume."""
+    """The mask's voxels: places (X, 3), the sources' ``weights`` (X, sources), tissues (X,)."""
 
     mni_mm: Floats
     weights: Floats32
     grey: Floats32
     white: Floats32
     fluid: Floats32
-    index: NDArray[np.int64]
 
 
 def simulate_shards(folder: Path, settings: SimulationSettings, workers: int, eeg_rate_hz: int) -> None:
@@ -181,9 +180,10 @@ def fast_bold(settings: SimulationSettings, drawn: DrawnRun, rng: np.random.Gene
     maps_XK = np.hstack([mask.weights, body_XK, motion_XK])
     percent: Floats32 = np.vstack(courses).T.astype(np.float32) @ maps_XK.T
     size = np.float32(_smoothed_noise_percent(*noise_percents(level)))
-    noise = SmoothNoise(GRID_SHAPE, (VOXEL_MM,) * 3, float(np.hypot(SMOOTH_NOISE_MM, SMOOTHING_MM)), rng)
+    fwhm_mm = float(np.hypot(SMOOTH_NOISE_MM, SMOOTHING_MM))
+    noise = SmoothNoise(np.argwhere(tissue_mask()), GRID_SHAPE, (VOXEL_MM,) * 3, fwhm_mm, rng)
     for percent_X in percent:
-        percent_X += size * noise.next().ravel()[mask.index]
+        percent_X += size * noise.next()
     return _without_drift(percent)
 
 
@@ -248,10 +248,8 @@ def _mask() -> _Mask:
     grey, white = (tissue[mask] for tissue in tissue_probabilities())
     blurred_mm = np.hypot(BLOB_FWHM_MM, SMOOTHING_MM)
     weights = blobs(points, float(blurred_mm)) * np.float32((BLOB_FWHM_MM / blurred_mm) ** 3)
-    x, y, _ = GRID_SHAPE
-    i, j, k = np.argwhere(mask).T
     fluid = np.clip(1 - grey - white, 0, 1)
-    return _Mask(mni_mm=points, weights=weights, grey=grey, white=white, fluid=fluid, index=(k * y + j) * x + i)
+    return _Mask(mni_mm=points, weights=weights, grey=grey, white=white, fluid=fluid)
 
 
 def _motion_maps(mask: _Mask, rng: np.random.Generator) -> Floats32:

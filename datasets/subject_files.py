@@ -55,7 +55,7 @@ def anatomy_table(reference: Reference) -> pa.Table:
     epi = sampled(reference.mean.get_fdata(dtype=np.float32), reference.mean.affine, epi_mm)
     t1 = np.full(len(epi), np.nan, dtype=np.float32)
     if reference.t1 is not None:
-        t1_mm = apply_affine(reference.alignment.epi_to_t1, epi_mm)
+        t1_mm = reference.alignment.t1_points(grid_points_mm())
         t1 = sampled(reference.t1.get_fdata(dtype=np.float32), reference.t1.affine, t1_mm) * is_brain
     return pa.table({"epi": epi * is_brain, "t1": t1})
 

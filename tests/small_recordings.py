@@ -76,7 +76,7 @@ def bold_volumes(num_volumes: int, rng: np.random.Generator) -> NDArray[np.int16
 
 
 def affine() -> NDArray[np.float64]:
-    """Return the voxel-to-mm matrix of the images, whose first axis goes to the left and whose edges miss the grid's."""
+    """Return the images' voxel-to-mm matrix; the first axis goes to the left, and edges miss those of the grid."""
     matrix = np.diag([-ZOOMS_MM[0], ZOOMS_MM[1], ZOOMS_MM[2], 1.0])
     matrix[:3, 3] = [79.3, -113.4, -71.1]
     return matrix

@@ -15,9 +15,9 @@ from simulated_run import SHAPE, TR_S, VOLUMES, simulated_run, simulated_subject
 
 from datasets import bids, simulated_bids
 from datasets.bids import find_recordings, read_eeg, read_events, read_slice_times
-from datasets.bids_clock import Scan, first_volume_s, marker
-from datasets.bids_eeg import listed_bad_channels
-from datasets.bids_files import inherited_files, metadata, natural_order, run_key
+from datasets.bids.clock import Scan, first_volume_s, marker
+from datasets.bids.eeg import listed_bad_channels
+from datasets.bids.files import inherited_files, metadata, natural_order, run_key
 from datasets.errors import BadInput
 from datasets.recording import Recording
 from datasets.simulated_bids import BEFORE_S, BidsLayout

@@ -40,6 +40,7 @@ PREPARED += ["sub-02_task-auditory_run-1", "sub-02_task-visual_run-1"]
 BOLD = "BOLD/{run}/bold.nii.gz"
 EEG = "EEG/{run}/EEG_rereferenced.mat"
 T1 = "anatomy/highresSPGR001.nii.gz"
+QUICK = ("--registration", "header", "--no-motion")
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def inline(monkeypatch, capsys) -> Iterator[Callable[..., Answer]]:
     """The same command in this process, one subject after the other and without Ray."""
 
     def run(raw: Path, shards: Path | str, *options: str) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["prepare", str(raw), str(shards), "--registration", "header", "--no-motion", *options])
+        monkeypatch.setattr(sys, "argv", ["prepare", str(raw), str(shards), *QUICK, *options])
         monkeypatch.setattr(prepare, "connected", lambda *_: nullcontext())
         monkeypatch.setattr(prepare, "check_every_node_sees", lambda _: None)
         monkeypatch.setattr(prepare, "cluster_size", lambda: (1, 0.0))
@@ -123,7 +124,7 @@ def command(ray_folder: Path, raw: Path, shards: Path, *options: str) -> dict:
     """Return how to start the command line as a process of its own."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("EEG2FMRI_", "RAY_ADDR"))}
     return {
-        "args": [sys.executable, "-m", "datasets.prepare", str(raw), str(shards), "--registration", "header", "--no-motion", *options],
+        "args": [sys.executable, "-m", "datasets.prepare", str(raw), str(shards), *QUICK, *options],
         "cwd": ROOT,
         "env": {**environment, "RAY_TMPDIR": str(ray_folder), "PREPARED_AT": str(shards)},
         "stdout": subprocess.PIPE,

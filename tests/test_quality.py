@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from datasets.quality import slice_direction, slice_latency, slope_s, stated_direction, temporal_snr
+from datasets.quality.measures import slice_direction, slice_latency, slope_s, stated_direction, temporal_snr
 from datasets.recording import Events
 
 TR_S = 2.0

@@ -21,9 +21,9 @@ from small_study import write_small_study
 
 from datasets.errors import BadInput
 from datasets.grid import GRID_AFFINE, GRID_SHAPE, tissue_mask
-from datasets.markup import VOID, element, joined
-from datasets.quality_images import grey_png, outlines
-from datasets.quality_records import THRESHOLDS, Anatomy, Template
+from datasets.quality.images import grey_png, outlines
+from datasets.quality.markup import VOID, element, joined
+from datasets.quality.records import THRESHOLDS, Anatomy, Template
 from datasets.report import main, report_page, write_report
 from datasets.shards import REPORT, Skipped, read_manifest, write_manifest
 from datasets.storage import open_storage

@@ -248,10 +248,15 @@ def test_visible_and_hidden_courses_have_unit_variance_and_are_unrelated() -> No
 
 
 def test_smooth_noise_has_unit_variance_its_width_and_its_memory() -> None:
-    noise = SmoothNoise((40, 36, 20), (3.0, 3.0, 4.0), 8.0, np.random.default_rng(0))
-    volumes = np.array([noise.next() for _ in range(60)])
-    assert volumes.shape == (60, 20, 36, 40)
+    shape = (40, 36, 20)
+    voxels = np.indices(shape).reshape(3, -1).T
+    noise = SmoothNoise(voxels, shape, (3.0, 3.0, 4.0), 8.0, np.random.default_rng(0))
+    volumes = np.array([noise.next().reshape(shape) for _ in range(60)])
     assert volumes.std() == pytest.approx(1, rel=0.03)
     assert (volumes[1:] * volumes[:-1]).mean() == pytest.approx(0.4, abs=0.03)
-    apart = (volumes[..., 2:] * volumes[..., :-2]).mean()
-    assert apart == pytest.approx(np.exp(-(6.0**2) / 4 / (8 / 2.355) ** 2), abs=0.06)
+    for apart_mm, related in (
+        (6.0, (volumes[:, 2:] * volumes[:, :-2]).mean()),
+        (6.0, (volumes[:, :, 2:] * volumes[:, :, :-2]).mean()),
+        (8.0, (volumes[..., 2:] * volumes[..., :-2]).mean()),
+    ):
+        assert related == pytest.approx(np.exp(-(apart_mm**2) / 4 / (8 / 2.355) ** 2), abs=0.06)

@@ -1,7 +1,7 @@
 """Find and read any data set of simultaneous EEG and fMRI that follows BIDS.
 
 Takes the data set's folder and, where the EEG lies elsewhere (as a derivative that is free of the gradient artefact),
-that folder too; gives recordings, their events and when their slices are taken.  ``datasets.bids_eeg`` reads the EEG.
+that folder too; gives recordings, their events and when their slices are taken.  ``datasets.bids.eeg`` reads the EEG.
 
 Sessions: a recording has no session of its own.  The runs of a task are numbered on from session to session, in the
 sessions' order: with two runs in each of ses-1 and ses-2, run 1 of ses-2 is run 3.
@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.bids_clock import is_volume_series
-from datasets.bids_eeg import companions, read_eeg, scan_start_s
-from datasets.bids_files import (
+from datasets.bids.clock import is_volume_series
+from datasets.bids.eeg import companions, read_eeg, scan_start_s
+from datasets.bids.files import (
     EEG_EXTENSIONS,
     IMAGE_EXTENSIONS,
     NOT_AVAILABLE,
@@ -31,7 +31,7 @@ from datasets.bids_files import (
     read_rows,
     run_key,
 )
-from datasets.bids_runs import repetition_time_s
+from datasets.bids.runs import repetition_time_s
 from datasets.errors import BadInput
 from datasets.recording import SCANNER, Events, Recording
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from datasets.markup import MINUS, Markup, element, joined, row, table
-from datasets.quality import SliceDirection, slice_direction, stated_direction
-from datasets.quality_figures import latency_chart, motion_chart, spectrum_chart
-from datasets.quality_records import FD_MM, THRESHOLDS, RunQuality, SubjectQuality
-from datasets.quality_style import STYLE
+from datasets.quality.figures import latency_chart, motion_chart, spectrum_chart
+from datasets.quality.markup import MINUS, Markup, element, joined, row, table
+from datasets.quality.measures import SliceDirection, slice_direction, stated_direction
+from datasets.quality.records import FD_MM, THRESHOLDS, RunQuality, SubjectQuality
+from datasets.quality.style import STYLE
 from datasets.shards import Manifest
 
 UNKNOWN = "\N{EN DASH}"

@@ -15,7 +15,7 @@ import numpy as np
 from mne.transforms import apply_trans, get_ras_to_neuromag_trans
 from numpy.typing import NDArray
 
-from datasets.bids_files import inherited_files, number_in, read_json, read_rows
+from datasets.bids.files import inherited_files, number_in, read_json, read_rows
 
 MONTAGE = "colin27_1005"
 HEAD_SYSTEMS = ("CapTrak", "ElektaNeuromag")
@@ -85,8 +85,8 @@ def _is_head(points_m: Floats) -> bool:
 
 def _in_file(raw: Any) -> Mapping[str, Place]:  # noqa: ANN401 - mne's
     montage = raw.get_montage()
-    positions = montage.get_positions() if montage is not None else {"coord_frame": "", "ch_pos": {}}
-    if positions["coord_frame"] != "head":
+    positions: Mapping[str, Any] = {} if montage is None else montage.get_positions()
+    if positions.get("coord_frame") != "head":
         return {}
     return {name: _place(point) for name, point in positions["ch_pos"].items() if _is_head(np.atleast_2d(point))}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import nibabel
 
-from datasets.bids_files import EEG_EXTENSIONS, IMAGE_EXTENSIONS, metadata, parse_name, run_key
+from datasets.bids.files import EEG_EXTENSIONS, IMAGE_EXTENSIONS, metadata, parse_name, run_key
 from datasets.errors import BadInput
 from datasets.matlab import first_line
 from datasets.recording import SCANNER, Recording

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.markup import MINUS, Markup, element
-from datasets.quality_records import FD_MM, RunQuality
+from datasets.quality.markup import MINUS, Markup, element
+from datasets.quality.records import FD_MM, RunQuality
 
 Floats = NDArray[np.floating[Any]]
 

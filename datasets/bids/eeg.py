@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io.matlab import MatReadError
 
-from datasets.bids_clock import Marker, Scan, first_volume_s, marker, stimulus_onsets_s
-from datasets.bids_files import NOT_AVAILABLE, inherited_files, metadata, number_in, read_rows
-from datasets.bids_places import electrode_places
-from datasets.bids_runs import num_volumes, refuse_twins, repetition_time_s
+from datasets.bids.clock import Marker, Scan, first_volume_s, marker, stimulus_onsets_s
+from datasets.bids.files import NOT_AVAILABLE, inherited_files, metadata, number_in, read_rows
+from datasets.bids.places import electrode_places
+from datasets.bids.runs import num_volumes, refuse_twins, repetition_time_s
 from datasets.errors import BadInput
 from datasets.matlab import first_line
 from datasets.recording import SCANNER, EegSignal, Recording

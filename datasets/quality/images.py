@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from datasets.markup import Markup, element
-from datasets.quality_records import Anatomy, Template
+from datasets.quality.markup import Markup, element
+from datasets.quality.records import Anatomy, Template
 
 Floats = NDArray[np.floating[Any]]
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.markup import MINUS
+from datasets.quality.markup import MINUS
 from datasets.shards import VOXELS, FileEntry, Layout, Manifest, ShardEntry, read_file, read_table
 from datasets.storage import Storage
 

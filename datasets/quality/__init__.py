@@ -1,0 +1,1 @@
+"""The quality report of a preparation: figures taken of each run, and one HTML page that shows them."""
