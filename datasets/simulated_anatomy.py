@@ -20,6 +20,7 @@ from scipy.ndimage import (
     spline_filter,
 )
 
+from datasets.same_bytes import product
 from datasets.simulated_levels import Nuisance
 from datasets.simulated_sources import Floats
 from datasets.simulated_space import HeadSpace, draw_space
@@ -123,7 +124,7 @@ def draw_head(nuisance: Nuisance, rng: np.random.Generator) -> Head:
 def grid_points(shape: tuple[int, ...], affine: Floats) -> Floats:
     """Return the places (voxels, 3) in mm of a grid's voxels, in the order (z, y, x): slice by slice."""
     z, y, x = (index.ravel() for index in np.indices(shape[::-1]))
-    result: Floats = np.stack([x, y, z], axis=1) @ affine[:3, :3].T + affine[:3, 3]
+    result: Floats = product(np.stack([x, y, z], axis=1).astype(np.float64), affine[:3, :3].T) + affine[:3, 3]
     return result
 
 

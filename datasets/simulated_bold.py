@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from datasets.same_bytes import product
 from datasets.simulated_anatomy import EPI_SHAPE, EPI_ZOOMS_MM, EpiVoxels, Head
 from datasets.simulated_levels import SignalLevel
 from datasets.simulated_motion import Motion, poses
@@ -197,8 +198,8 @@ class SmoothNoise:
 
     def next(self) -> Floats32:
         """Return the next volume at the voxels."""
-        self.last *= np.float32(AUTOCORRELATION)
-        self.last += np.float32(np.sqrt(1 - AUTOCORRELATION**2)) * self._fresh()
+        fresh = np.float32(np.sqrt(1 - AUTOCORRELATION**2)) * self._fresh()
+        self.last = np.float32(AUTOCORRELATION) * self.last + fresh
         return self.last
 
     def _fresh(self) -> Floats32:
@@ -214,7 +215,7 @@ class SmoothNoise:
 def _kernel(size: int, zoom_mm: float, width_mm: float) -> sparse.csr_array:
     """Return the Gaussian weights (voxels, coarse points) along one axis, each voxel's squares summing to 1.
 
-    Sparse, as BLAS would start its threads for each of these small products.
+    Sparse: most weights are 0.
     """
     voxels = zoom_mm * np.arange(size)
     step_mm = _NOISE_GRID_WIDTHS * width_mm
@@ -248,9 +249,9 @@ def _courses_of_brain(
         within = slice(starts[number], starts[number + 1])
         sources_VK = neural.at(times_V).T.astype(np.float32)
         others_VK = np.vstack([body_courses(body, times_V), drift_2[:, number]]).T.astype(np.float32)
-        percent_VB[:, within] = np.hstack([sources_VK, others_VK]) @ maps_BK[within].T
+        percent_VB[:, within] = product(np.hstack([sources_VK, others_VK]), maps_BK[within].T)
         for axis, slopes_BK in enumerate(slopes_3BK):
-            slopes_3VB[axis, :, within] = sources_VK @ slopes_BK[within].T
+            slopes_3VB[axis, :, within] = product(sources_VK, slopes_BK[within].T)
     return percent_VB, slopes_3VB
 
 
@@ -260,7 +261,7 @@ def _blob_slopes(weights_BK: Floats32, mni_mm: Floats, head: Head) -> Floats32:
     mni_of_step = np.linalg.inv(head.space.scanner_from_mni)[:3, :3]
     slopes = np.empty((3, *weights_BK.shape), dtype=np.float32)
     for index, source in enumerate(SOURCES):
-        towards = -(mni_mm - np.array(source.position_mm)) @ mni_of_step / width_mm**2
+        towards = product(np.array(source.position_mm) - mni_mm, mni_of_step) / width_mm**2
         slopes[:, :, index] = towards.T * weights_BK[:, index]
     return slopes
 
@@ -269,7 +270,7 @@ def _drift_maps(points_mm: Floats32, rng: np.random.Generator) -> Floats32:
     """Return how far a line and a wave over the run move voxels, (N, 2), each with its own slope over space."""
     reach_mm = np.array(EPI_SHAPE) * np.array(EPI_ZOOMS_MM) / 2
     slopes = rng.normal(0, 0.5, (3, 2))
-    maps = rng.normal(size=2) + (points_mm - points_mm.mean(axis=0)) / reach_mm @ slopes
+    maps = rng.normal(size=2) + product((points_mm - points_mm.mean(axis=0)) / reach_mm, slopes)
     result: Floats32 = (DRIFT_PERCENT * maps).astype(np.float32)
     return result
 

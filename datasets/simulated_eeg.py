@@ -12,6 +12,7 @@ from scipy import fft
 
 from datasets.oddball import CHANNELS, MARKER_CODES, RATE_HZ, RESPONSE_MARKER, START_MARKER
 from datasets.recording import Events
+from datasets.same_bytes import product
 from datasets.simulated_artefacts import draw_artefacts
 from datasets.simulated_electrodes import lead_fields
 from datasets.simulated_levels import SignalLevel
@@ -58,10 +59,10 @@ def simulate_eeg(
     sources = _oscillations(activity, traits, level, num_samples, rate_hz, rng)
     sources += _evoked_potentials(activity, num_samples, rate_hz)
     eeg = _background(level.background_uv * background, num_samples, rate_hz, rng)
-    eeg += gains.astype(np.float32) @ sources
+    eeg += product(gains.astype(np.float32), sources)
     eeg *= np.float32(traits.eeg_scale)
     artefacts = draw_artefacts(traits, level.nuisance, body, motion, num_samples, rate_hz, rng)
-    eeg += artefacts.patterns @ artefacts.rows
+    eeg += product(artefacts.patterns, artefacts.rows)
     eeg += SENSOR_UV * rng.standard_normal(eeg.shape, dtype=np.float32)
     return SimulatedEeg(eeg=eeg, ecg=artefacts.ecg, eog=artefacts.eog)
 
@@ -140,8 +141,7 @@ def _background(mixing: Floats, num_samples: int, rate_hz: float, rng: np.random
     size /= np.sqrt((size**2).sum()) * 2 / num_samples
     spectrum = rng.standard_normal((len(mixing), 2 * len(frequencies)), dtype=np.float32).view(np.complex64)
     spectrum *= size.astype(np.float32)
-    noise: Floats32 = mixing.astype(np.float32) @ fft.irfft(spectrum, num_samples, axis=1)
-    return noise
+    return product(mixing.astype(np.float32), fft.irfft(spectrum, num_samples, axis=1))
 
 
 def marker_samples(events: Events, rate_hz: float = RATE_HZ) -> list[int]:

@@ -93,97 +93,128 @@ class SignalLevel:
         return 1 - self.burst_part - self.phase_part - self.evoked_part
 
 
-_MILD = Nuisance(
-    pulse_uv=(8.0, 15.0),
-    gradient_uv=0.5,
-    blink_uv=40.0,
-    muscle_uv=4.0,
-    motion_uv=4.0,
-    motion_mm=0.25,
-    spikes_per_minute=0.1,
-    body_share=0.1,
-    warp_mm=3.0,
-    distortion_mm=3.0,
-)
-_PLAIN = Nuisance(
-    pulse_uv=(30.0, 80.0),
-    gradient_uv=2.0,
-    blink_uv=120.0,
-    muscle_uv=12.0,
-    motion_uv=15.0,
-    motion_mm=0.75,
-    spikes_per_minute=0.5,
-    body_share=0.2,
-    warp_mm=4.5,
-    distortion_mm=5.0,
-)
-_TRAP = replace(
-    _PLAIN,
-    motion_mm=1.0,
-    spikes_per_minute=1.5,
-    arousal_depth=0.7,
-    arousal_on_body=0.5,
-    arousal_r=0.7,
-    arousal_share=0.15,
-    body_share=0.3,
-    transient_percent=(2.0, 5.0),
-)
-_EASY = SignalLevel(
-    visible_share=0.20,
-    visible_part=0.40,
-    burst_part=0.30,
-    phase_part=0.10,
-    evoked_part=0.15,
-    neural_percent=1.5,
-    amplitude_depth=0.45,
-    burst_depth=0.7,
-    phase_depth=1.5,
-    oscillation_uv=11.0,
-    background_uv=18.0,
-    gain_sd=0.3,
-    peak_sd_s=0.5,
-    electrode_shift_mm=2.0,
-    orientation_sd_deg=10.0,
-    nuisance=_MILD,
-)
-_REALISTIC = replace(
-    _EASY,
-    visible_share=0.05,
-    visible_part=0.30,
-    burst_part=0.20,
-    phase_part=0.15,
-    neural_percent=0.8,
-    amplitude_depth=0.25,
-    burst_depth=0.4,
-    phase_depth=1.2,
-    oscillation_uv=5.5,
-    gain_sd=0.6,
-    peak_sd_s=0.7,
-    electrode_shift_mm=5.0,
-    orientation_sd_deg=30.0,
-    nuisance=_PLAIN,
-)
-_HARD = replace(
-    _REALISTIC,
-    visible_share=0.01,
-    visible_part=0.20,
-    neural_percent=0.5,
-    amplitude_depth=0.19,
-    burst_depth=0.3,
-    phase_depth=1.0,
-    oscillation_uv=3.6,
-    gain_sd=1.0,
-    peak_sd_s=0.9,
-    electrode_shift_mm=10.0,
-    orientation_sd_deg=60.0,
-)
+def _mild() -> Nuisance:
+    return Nuisance(
+        pulse_uv=(8.0, 15.0),
+        gradient_uv=0.5,
+        blink_uv=40.0,
+        muscle_uv=4.0,
+        motion_uv=4.0,
+        motion_mm=0.25,
+        spikes_per_minute=0.1,
+        body_share=0.1,
+        warp_mm=3.0,
+        distortion_mm=3.0,
+    )
+
+
+def _plain() -> Nuisance:
+    return Nuisance(
+        pulse_uv=(30.0, 80.0),
+        gradient_uv=2.0,
+        blink_uv=120.0,
+        muscle_uv=12.0,
+        motion_uv=15.0,
+        motion_mm=0.75,
+        spikes_per_minute=0.5,
+        body_share=0.2,
+        warp_mm=4.5,
+        distortion_mm=5.0,
+    )
+
+
+def _trapping() -> Nuisance:
+    return replace(
+        _plain(),
+        motion_mm=1.0,
+        spikes_per_minute=1.5,
+        arousal_depth=0.7,
+        arousal_on_body=0.5,
+        arousal_r=0.7,
+        arousal_share=0.15,
+        body_share=0.3,
+        transient_percent=(2.0, 5.0),
+    )
+
+
+def _easy() -> SignalLevel:
+    return SignalLevel(
+        visible_share=0.20,
+        visible_part=0.40,
+        burst_part=0.35,
+        phase_part=0.05,
+        evoked_part=0.15,
+        neural_percent=1.5,
+        amplitude_depth=0.5,
+        burst_depth=0.8,
+        phase_depth=1.5,
+        oscillation_uv=11.0,
+        background_uv=18.0,
+        gain_sd=0.3,
+        peak_sd_s=0.5,
+        electrode_shift_mm=2.0,
+        orientation_sd_deg=10.0,
+        nuisance=_mild(),
+    )
+
+
+def _realistic() -> SignalLevel:
+    return replace(
+        _easy(),
+        visible_share=0.05,
+        visible_part=0.30,
+        burst_part=0.20,
+        phase_part=0.15,
+        evoked_part=0.15,
+        neural_percent=0.8,
+        amplitude_depth=0.25,
+        burst_depth=0.4,
+        phase_depth=1.2,
+        oscillation_uv=5.5,
+        gain_sd=0.6,
+        peak_sd_s=0.7,
+        electrode_shift_mm=5.0,
+        orientation_sd_deg=30.0,
+        nuisance=_plain(),
+    )
+
+
+def _hard() -> SignalLevel:
+    return replace(
+        _realistic(),
+        visible_share=0.01,
+        visible_part=0.20,
+        neural_percent=0.5,
+        amplitude_depth=0.19,
+        burst_depth=0.3,
+        phase_depth=1.0,
+        oscillation_uv=3.6,
+        gain_sd=1.0,
+        peak_sd_s=0.9,
+        electrode_shift_mm=10.0,
+        orientation_sd_deg=60.0,
+    )
+
+
+def _none() -> SignalLevel:
+    return replace(_easy(), link="nothing", nuisance=replace(_mild(), is_shared=False))
+
+
+def _trap() -> SignalLevel:
+    return replace(_easy(), link="nothing", nuisance=_trapping())
+
+
+def _events() -> SignalLevel:
+    apart = replace(_mild(), is_shared=False)
+    return replace(_easy(), link="events", burst_part=0.2, evoked_part=0.4, nuisance=apart)
+
 
 LEVELS = {
-    "easy": _EASY,
-    "realistic": _REALISTIC,
-    "hard": _HARD,
-    "none": replace(_EASY, link="nothing", nuisance=replace(_MILD, is_shared=False)),
-    "trap": replace(_EASY, link="nothing", nuisance=_TRAP),
-    "events": replace(_EASY, link="events", burst_part=0.2, evoked_part=0.4, nuisance=replace(_MILD, is_shared=False)),
+    "easy": _easy(),
+    "realistic": _realistic(),
+    "hard": _hard(),
+    "none": _none(),
+    "trap": _trap(),
+    "events": _events(),
 }
 """By the name that ``--signal`` takes; the controls have the easy sizes, where a false finding shows soonest."""

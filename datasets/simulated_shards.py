@@ -34,6 +34,7 @@ from datasets.grid import (
 )
 from datasets.oddball import CHANNELS, TASKS, channel_locations_m
 from datasets.recording import EegSignal
+from datasets.same_bytes import product
 from datasets.shards import (
     MANIFEST,
     VOXELS,
@@ -178,7 +179,7 @@ def fast_bold(settings: SimulationSettings, drawn: DrawnRun, rng: np.random.Gene
     parameters_VK = drawn.blood_motion.at(middle_s) * _IN_MM
     courses = [drawn.neural.at(middle_s), body_courses(drawn.blood_body, middle_s), parameters_VK.T]
     maps_XK = np.hstack([mask.weights, body_XK, motion_XK])
-    percent: Floats32 = np.vstack(courses).T.astype(np.float32) @ maps_XK.T
+    percent: Floats32 = product(np.vstack(courses).T.astype(np.float32), maps_XK.T)
     size = np.float32(_smoothed_noise_percent(*noise_percents(level)))
     fwhm_mm = float(np.hypot(SMOOTH_NOISE_MM, SMOOTHING_MM))
     noise = SmoothNoise(np.argwhere(tissue_mask()), GRID_SHAPE, (VOXEL_MM,) * 3, fwhm_mm, rng)
@@ -254,7 +255,7 @@ def _mask() -> _Mask:
 
 def _motion_maps(mask: _Mask, rng: np.random.Generator) -> Floats32:
     """Return what each motion parameter leaves behind in % per mm, (X, 6): most at edges, another sign on each side."""
-    sides = np.tanh((mask.mni_mm - mask.mni_mm.mean(axis=0)) / 30) @ rng.normal(0, 1, (3, len(MOTION_NAMES)))
+    sides = product(np.tanh((mask.mni_mm - mask.mni_mm.mean(axis=0)) / 30), rng.normal(0, 1, (3, len(MOTION_NAMES))))
     result: Floats32 = (MOTION_PERCENT_PER_MM * (0.3 + 1.4 * mask.fluid[:, None]) * sides).astype(np.float32)
     return result
 
@@ -274,7 +275,7 @@ def _without_drift(percent_VX: Floats32) -> Floats32:
     angles = np.pi * (np.arange(num_volumes) + 0.5) / num_volumes
     basis = np.cos(angles[:, None] * np.arange(num_cosines + 1)).astype(np.float32)
     basis /= np.linalg.norm(basis, axis=0)
-    percent_VX -= basis @ (basis.T @ percent_VX)
+    percent_VX -= product(basis, product(basis.T, percent_VX))
     return percent_VX
 
 
@@ -296,7 +297,7 @@ def _normalise(runs: list[Floats32]) -> None:
 def _tissue_signals(percent_VX: Floats32) -> dict[str, Floats]:
     mask = _mask()
     weights = np.stack([np.ones_like(mask.grey), mask.grey, mask.white, mask.fluid], axis=1)
-    means = percent_VX @ (weights / weights.sum(axis=0))
+    means = np.einsum("vx,xt->vt", percent_VX, weights / weights.sum(axis=0))
     return dict(zip(TISSUE_NAMES, means.T.astype(np.float64), strict=True))
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.signal import fftconvolve, lfilter
 
 from datasets.recording import Events
+from datasets.same_bytes import product
 from datasets.simulated_levels import SignalLevel
 
 Floats = NDArray[np.float64]
@@ -191,8 +192,7 @@ def _evoked(time_s: Floats, events: Events, response: Floats) -> Floats:
     """Return (sources, times): each stimulus is half a second of activity, as large as the response to it."""
     since_onset = time_s[:, None] - events.onset_s[None, :]
     is_on = (since_onset >= 0) & (since_onset < 0.5)
-    result: Floats = response @ is_on.T.astype(np.float64)
-    return result
+    return product(response, is_on.T.astype(np.float64))
 
 
 def haemodynamic_response(peak_s: float) -> Floats:

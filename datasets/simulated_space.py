@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from datasets.same_bytes import product
 from datasets.simulated_sources import Floats
 
 WARP_ORIGIN_MM = (-100.0, -145.0, -100.0)
@@ -46,8 +47,9 @@ class HeadSpace:
         for start in range(0, len(tissue_mm), _POINTS_AT_ONCE):
             chunk = slice(start, start + _POINTS_AT_ONCE)
             x, y, z = (_cosines(tissue_mm[chunk, axis], axis) for axis in range(3))
-            across = np.tensordot(z, self.warp_mm, axes=(1, 2))
-            moved[chunk] = np.einsum("ni,nj,nijc->nc", x, y, across, optimize=["einsum_path", (1, 2), (0, 1)])
+            along_z = product(z, self.warp_mm.transpose(2, 0, 1, 3).reshape(WARP_COSINES[2], -1))
+            along_yz = np.einsum("nj,nijc->nic", y, along_z.reshape(-1, *WARP_COSINES[:2], 3))
+            moved[chunk] = np.einsum("ni,nic->nc", x, along_yz)
         return moved
 
     def mni_points(self, tissue_mm: Floats) -> Floats:
@@ -63,11 +65,13 @@ class HeadSpace:
         axes = [affine[axis, axis] * np.arange(size) + affine[axis, 3] for axis, size in enumerate(shape)]
         x, y, z = (_cosines(along, axis) for axis, along in enumerate(axes))
         inverse = _inverse(self.scanner_from_mni)
-        moved = np.einsum("ijkc,xi,yj,zk->cxyz", self.warp_mm, x, y, z, optimize=True)
+        along_z = np.einsum("ijkc,zk->cijz", self.warp_mm, z)
+        along_yz = np.einsum("cijz,yj->ciyz", along_z, y)
+        moved = product(x, along_yz.transpose(1, 0, 2, 3).reshape(WARP_COSINES[0], -1))
+        moved = moved.reshape(shape[0], 3, *shape[1:]).transpose(1, 0, 2, 3).copy()
         for axis, along in enumerate(axes):
             moved[axis] += along.reshape([-1 if other == axis else 1 for other in range(3)])
-        result: Floats = np.tensordot(inverse[:3, :3], moved, axes=1) + inverse[:3, 3, None, None, None]
-        return result
+        return (product(inverse[:3, :3], moved.reshape(3, -1)) + inverse[:3, 3:]).reshape(3, *shape)
 
     def scanner_points(self, mni_mm: Floats) -> Floats:
         """Return where in the scanner the tissue of points in MNI space lies: the inverse of ``mni_points``."""
@@ -168,8 +172,7 @@ def _inverse(matrix: Floats) -> Floats:
 
 
 def _apply(matrix: Floats, points: Floats) -> Floats:
-    result: Floats = points @ matrix[:3, :3].T + matrix[:3, 3]
-    return result
+    return product(points, matrix[:3, :3].T) + matrix[:3, 3]
 
 
 def _sum_of(rows: Floats) -> Floats:

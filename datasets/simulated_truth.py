@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from datasets.same_bytes import product
 from datasets.simulated_anatomy import EPI_SHAPE
 from datasets.simulated_bold import REPETITION_TIME_S, blobs, slice_times_s
 from datasets.simulated_motion import poses
@@ -84,8 +85,7 @@ def planted_signal(subject_folder: Path, name: str, points_mm: Floats, times_s: 
     """Return the neural signal in % of the mean at points (points, 3) of MNI and times of the scan, (times, points)."""
     truth = read_run(subject_folder, name)
     courses = np.stack([np.interp(times_s, truth.time_s, course) for course in truth.bold_percent])
-    planted: Floats = courses.T @ blobs(np.asarray(points_mm, dtype=np.float64)).T
-    return planted
+    return product(courses.T, blobs(np.asarray(points_mm, dtype=np.float64)).T.astype(np.float64))
 
 
 def run_name(task: int, run: int) -> str:

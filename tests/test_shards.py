@@ -174,7 +174,7 @@ def test_a_row_group_holds_34_volumes(written):
 def test_the_layout_travels_in_the_schema(written):
     metadata = pq.read_schema(written.path).metadata
     assert metadata[b"format"] == b"eeg2fmri-shards"
-    assert metadata[b"schema_version"] == b"1"
+    assert metadata[b"schema_version"] == b"2"
     assert json.loads(metadata[b"layout"]) == json.loads(json.dumps(dataclasses.asdict(small_layout())))
 
 
@@ -308,8 +308,8 @@ def test_foreign_json_is_called_foreign(tmp_path, content):
 
 def test_another_schema_version_asks_for_new_shards(study):
     path = study / MANIFEST
-    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 2'))
-    with pytest.raises(BadInput, match="have schema version 2, this program reads 1; prepare them again"):
+    path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 3'))
+    with pytest.raises(BadInput, match="have schema version 3, this program reads 2; prepare them again"):
         read_manifest(open_storage(study))
 
 

@@ -109,7 +109,10 @@ def test_subjects_lie_elsewhere_than_the_template_and_each_other(study: Path) ->
         assert 0.8 < np.linalg.det(head[:3, :3]) < 1.2
 
 
-def test_the_same_seed_gives_the_same_bytes_however_many_work(study: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bytes_however_many_work_with_however_many_threads(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     simulate_study(tmp_path / "study", TINY, workers=2)
     assert digests(tmp_path / "study") == digests(study)
     assert digests(truth_folder(tmp_path / "study")) == digests(truth_folder(study))

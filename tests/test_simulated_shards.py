@@ -77,7 +77,10 @@ def test_the_planted_signal_lies_where_the_truth_says(shards: Path) -> None:
     assert np.mean(found) > 0.5
 
 
-def test_two_workers_write_the_same_bytes_and_a_complete_study_is_left_alone(shards: Path, tmp_path: Path) -> None:
+def test_two_workers_of_one_thread_write_the_same_bytes_and_a_complete_study_is_left_alone(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     simulate_shards(tmp_path / "shards", SMALL, 2, RATE_HZ)
     before = digests(shards)
     assert digests(tmp_path / "shards") == before
@@ -98,7 +101,7 @@ def test_other_contents_are_refused(shards: Path, tmp_path: Path) -> None:
 
 def global_correlation(folder: Path, signal: str) -> float:
     """Return how EEG's alpha power, delayed by 6 s, goes with the global signal: mean over runs."""
-    simulate_shards(folder, SimulationSettings(subjects=3, runs=2, volumes=120, signal=signal), 1, RATE_HZ)
+    simulate_shards(folder, SimulationSettings(subjects=2, runs=2, volumes=100, signal=signal), 1, RATE_HZ)
     storage = open_storage(folder)
     manifest, found = read_manifest(storage), []
     for entry in manifest.shards:
