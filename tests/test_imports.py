@@ -30,8 +30,8 @@ ORDER = (
 # What may be called while a module is imported: it makes a constant, and touches nothing outside.
 HARMLESS_CALLS = {
     "cast", "dict", "field", "float", "frozenset",
-    "int", "len", "list", "max", "min", "partial", "range", "replace", "round", "set", "sorted", "str", "sum", "tuple", "zip",
-    "enumerate",
+    "int", "len", "list", "max", "min", "partial", "range", "replace", "round", "set", "sorted", "str", "sum",
+    "enumerate", "tuple", "zip",
     "logging.getLogger", "os.path.join", "re.compile", "struct.Struct",
     "math.exp", "math.log", "math.log2", "math.pi", "math.sqrt",
     "np.arange", "np.array", "np.asarray", "np.diag", "np.dtype", "np.eye", "np.finfo", "np.float32", "np.linspace",
