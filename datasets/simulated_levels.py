@@ -96,7 +96,7 @@ class SignalLevel:
 def _mild() -> Nuisance:
     return Nuisance(
         pulse_uv=(8.0, 15.0),
-        gradient_uv=0.5,
+        gradient_uv=0.7,
         blink_uv=40.0,
         muscle_uv=4.0,
         motion_uv=4.0,
@@ -141,7 +141,7 @@ def _easy() -> SignalLevel:
     return SignalLevel(
         visible_share=0.20,
         visible_part=0.40,
-        burst_part=0.35,
+        burst_part=0.38,
         phase_part=0.05,
         evoked_part=0.08,
         neural_percent=1.5,

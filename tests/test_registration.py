@@ -133,6 +133,7 @@ def test_aligning_twice_gives_the_same_bits(head: Head, found: Alignment) -> Non
     assert align(head.epi, head.t1, method="affine").to_json() == found.to_json()
 
 
+@pytest.mark.slow
 def test_headers_that_disagree_by_centimetres_are_put_right_on_a_stripped_t1(head: Head) -> None:
     shift = moved((0, 0, 0), (0, 30, 20))
     shifted = nibabel.Nifti1Image(head.epi.get_fdata(dtype=np.float32), shift @ EPI_AFFINE)

@@ -183,7 +183,11 @@ def test_bad_input_is_refused_in_one_line_before_ray_is_started(
             "cannot use the study storage",
             marks=pytest.mark.slow,
         ),
-        (("--shards", "{shards}", "--workers-per-trial", "64", "--cpus", "2"), "the cluster has 2 CPUs"),
+        pytest.param(
+            ("--shards", "{shards}", "--workers-per-trial", "64", "--cpus", "2"),
+            "the cluster has 2 CPUs",
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
