@@ -141,9 +141,9 @@ def _easy() -> SignalLevel:
     return SignalLevel(
         visible_share=0.20,
         visible_part=0.40,
-        burst_part=0.38,
+        burst_part=0.40,
         phase_part=0.05,
-        evoked_part=0.08,
+        evoked_part=0.06,
         neural_percent=1.5,
         amplitude_depth=0.6,
         burst_depth=1.0,

@@ -18,6 +18,9 @@ NUM_LAGS = 10
 MOST_KINDS = 16
 """With more kinds (a data set whose every picture is one) all stimuli count as of one kind, ``ANY_KIND``."""
 ANY_KIND = "stimulus"
+THRESHOLD_ERRORS = 3.0
+FEWEST_RESPONSIVE = 0.005
+"""Share of grey matter; where events tell nothing, chance alone lets about 0.0013 of it pass the threshold."""
 _RIDGE = 1.0
 """A little shrinkage, in events: some runs hold only four targets."""
 
@@ -92,12 +95,14 @@ def predicted_r(responses_PV: NDArray[np.float32], subject: EventProducts) -> ND
 def responsive_weights(subjects: Sequence[EventProducts], grey_matter_V: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Return one weight per voxel: how well these subjects' event responses predict each other there.
 
-    The weight is the share of variance that the others' responses predict in a subject: the square of r, its mean over
-    subjects less one standard error; 0 where that is negative or outside grey matter.  Where events tell
-    nothing anywhere (a data set without events, a single subject), every grey-matter voxel weighs the same.
+    The weight is the square of what the mean r over subjects exceeds THRESHOLD_ERRORS standard errors by: most voxels
+    respond to nothing, and many small weights would drown the few that do.  The standard error is one for the whole
+    map, its squares averaged over voxels: that of two or three subjects at one voxel is itself noise.  Where fewer
+    voxels than FEWEST_RESPONSIVE of grey matter are left (a data set without events, a single subject), every
+    grey-matter voxel weighs the same.
     """
     everywhere = grey_matter_V.astype(np.float32)
-    if len(subjects) < 2:  # noqa: PLR2004
+    if len(subjects) < 2 or not grey_matter_V.any():  # noqa: PLR2004
         return everywhere
     r_NV = np.array(
         [
@@ -105,9 +110,10 @@ def responsive_weights(subjects: Sequence[EventProducts], grey_matter_V: NDArray
             for left_out in range(len(subjects))
         ]
     )
-    error_V = r_NV.std(axis=0, ddof=1) / np.sqrt(len(subjects))
-    weights_V = np.square(np.maximum(r_NV.mean(axis=0) - error_V, 0)).astype(np.float32) * everywhere
-    return weights_V if weights_V.sum() > 0 else everywhere
+    error = np.sqrt(r_NV[:, grey_matter_V].var(axis=0, ddof=1).mean() / len(subjects))
+    excess_V = np.maximum(r_NV.mean(axis=0) - THRESHOLD_ERRORS * error, 0)
+    weights_V = np.square(excess_V).astype(np.float32) * everywhere
+    return weights_V if np.count_nonzero(weights_V) >= FEWEST_RESPONSIVE * everywhere.sum() else everywhere
 
 
 def sum_arrays(arrays: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:

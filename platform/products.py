@@ -39,7 +39,7 @@ from platform.once import made_once
 from platform.windows import PAIRINGS, CachedRun, RunCache, window_volumes
 
 GREY_MATTER_PROBABILITY = 0.5
-PRODUCTS_VERSION = 3
+PRODUCTS_VERSION = 4
 
 
 @dataclass(frozen=True, kw_only=True)

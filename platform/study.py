@@ -36,7 +36,7 @@ from search_spaces import SEARCH_SPACES, SearchSpace
 
 logger = logging.getLogger(__name__)
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 _WINNER_SENT = "winner_sent"
 
 
