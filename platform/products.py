@@ -117,7 +117,8 @@ class StudyData:
 
     def _events_of(self, entry: ShardEntry) -> Events:
         table = read_table(self.storage, entry.events).to_pydict()
-        return Events(onset_s=np.array(table["onset_s"], float), kind=tuple(table["kind"]))
+        kind = tuple(f"{entry.task} {kind}" for kind in table["kind"])
+        return Events(onset_s=np.array(table["onset_s"], float), kind=kind)
 
     @cached_property
     def event_kinds(self) -> tuple[str, ...]:
