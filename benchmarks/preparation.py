@@ -31,8 +31,8 @@ from datasets.recording import Recording
 from datasets.registration import align, epi_brain
 from datasets.run_preparation import PreparationSettings
 from datasets.shards import read_manifest
-from datasets.simulated_truth import planted_signal, true_epi_points, true_poses
-from datasets.simulation import SimulationSettings, simulate_study, truth_folder
+from datasets.simulator.study import SimulationSettings, simulate_study, truth_folder
+from datasets.simulator.truth import planted_signal, true_epi_points, true_poses
 from datasets.storage import open_storage
 
 NAME = "preparation"

@@ -29,8 +29,8 @@ from datasets.reading import Run, checked_bold, read_slice_times
 from datasets.recording import SCANNER
 from datasets.registration import Alignment, align, epi_brain
 from datasets.shards import (
+    EEG_SCALE,
     MINMAX_SCALE,
-    SCALE,
     Layout,
     ShardEntry,
     events_table,
@@ -147,7 +147,7 @@ def shared_layout(run: Run, settings: PreparationSettings) -> Layout:
         template=TEMPLATE if recording.space == SCANNER else recording.space,
         mask_sha256=mask_sha256(mask),
         num_voxels=int(mask.sum()),
-        eeg_scale=MINMAX_SCALE if settings.eeg.normalisation == "minmax" else SCALE,
+        eeg_scale=MINMAX_SCALE if settings.eeg.normalisation == "minmax" else EEG_SCALE,
     )
 
 

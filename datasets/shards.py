@@ -32,6 +32,8 @@ REPORT = "report.html"
 ROWS_PER_GROUP = 34
 SCALE = 0.001
 """What one step of a stored int16 means, in standard deviations: +-32.767 of them fit before a sample is clipped."""
+EEG_SCALE = 0.002
+"""The same for EEG, whose artefacts reach further; a step is well below the resolution of amplifiers."""
 MINMAX_SCALE = 1 / 30_000
 """The same for EEG between -1 and 1: its standard deviation may be a hundredth of that."""
 
@@ -86,7 +88,7 @@ class Layout:
     mask_sha256: str
     num_voxels: int
     scale: float = SCALE
-    eeg_scale: float = SCALE
+    eeg_scale: float = EEG_SCALE
 
     @property
     def samples_per_volume(self) -> int:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.command_line import CommandParser, positive_integer, run_command
-from datasets.simulated_levels import LEVELS
-from datasets.simulated_shards import DEFAULT_EEG_RATE_HZ, simulate_shards
-from datasets.simulation import EEG_FILES, LAYOUTS, SimulationSettings, simulate_study, truth_folder
+from datasets.simulator.levels import LEVELS
+from datasets.simulator.shards import DEFAULT_EEG_RATE_HZ, simulate_shards
+from datasets.simulator.study import EEG_FILES, LAYOUTS, SimulationSettings, simulate_study, truth_folder
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -4,7 +4,7 @@ import numpy as np
 
 from datasets.oddball import CHANNELS
 from datasets.recording import Events
-from datasets.simulated_layout import SimulatedRun, SimulatedSubject
+from datasets.simulator.layout import SimulatedRun, SimulatedSubject
 
 SHAPE, VOLUMES, TR_S, RATE_HZ = (6, 7, 5), 12, 2.0, 1000.0
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from datasets.shards import (
+    EEG_SCALE,
     VOXELS,
     FileEntry,
     Layout,
@@ -81,7 +82,7 @@ def _write_run(
     power_R = np.convolve(rng.standard_normal(volumes), np.ones(3) / 3, "same") * 2
     eeg_CN = _eeg(power_R, rng)
     bold_RV = _bold(power_R, onset_s, coupling, rng)
-    eeg_RCS, clipped = quantise(eeg_CN.reshape(NUM_CHANNELS, volumes, -1).transpose(1, 0, 2))
+    eeg_RCS, clipped = quantise(eeg_CN.reshape(NUM_CHANNELS, volumes, -1).transpose(1, 0, 2), EEG_SCALE)
     bold_steps_RV, _ = quantise(bold_RV)
     names = shard_names(subject, "auditory", run)
     table = shard_table(subject, "auditory", run, eeg_RCS, bold_steps_RV, small_layout())

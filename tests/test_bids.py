@@ -13,14 +13,15 @@ import pytest
 from scipy.io import savemat
 from simulated_run import SHAPE, TR_S, VOLUMES, simulated_run, simulated_subject
 
-from datasets import bids, simulated_bids
+from datasets import bids
 from datasets.bids import find_recordings, read_eeg, read_events, read_slice_times
 from datasets.bids.clock import Scan, first_volume_s, marker
 from datasets.bids.eeg import listed_bad_channels
 from datasets.bids.files import inherited_files, metadata, natural_order, run_key
 from datasets.errors import BadInput
 from datasets.recording import Recording
-from datasets.simulated_bids import BEFORE_S, BidsLayout
+from datasets.simulator import bids as simulated_bids
+from datasets.simulator.bids import BEFORE_S, BidsLayout
 
 NAME = "sub-01_task-auditory_run-01"
 

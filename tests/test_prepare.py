@@ -28,7 +28,7 @@ from datasets.oddball import CHANNELS, find_recordings, read_events
 from datasets.preparation import prepare_subject
 from datasets.run_preparation import CONFOUNDS, PreparationSettings
 from datasets.shards import MANIFEST, Manifest, check_files, read_manifest, read_shard
-from datasets.simulation import SimulationSettings, simulate_study
+from datasets.simulator.study import SimulationSettings, simulate_study
 from datasets.storage import open_storage
 
 ROOT = Path(__file__).resolve().parent.parent

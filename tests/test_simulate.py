@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.io import loadmat
 
-from datasets import bids, simulated_runs
+from datasets import bids
 from datasets.clock import marker_shift_s
 from datasets.command_line import run_command
 from datasets.errors import BadInput
@@ -19,9 +19,10 @@ from datasets.images import read_bold
 from datasets.oddball import find_recordings, read_eeg, read_events, read_slice_times
 from datasets.recording import Recording
 from datasets.simulate import main
-from datasets.simulated_bold import neural_bold
-from datasets.simulated_sources import Activity
-from datasets.simulation import SimulationSettings, runs_of, simulate_study, truth_folder
+from datasets.simulator import runs as simulated_runs
+from datasets.simulator.bold import neural_bold
+from datasets.simulator.sources import Activity
+from datasets.simulator.study import SimulationSettings, runs_of, simulate_study, truth_folder
 
 TINY = SimulationSettings(subjects=2, runs=2, volumes=20, seed=3)
 """A study that takes some five seconds."""

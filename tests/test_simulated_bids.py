@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from simulated_run import SHAPE, TR_S, VOLUMES, simulated_run, simulated_subject
 
-from datasets import simulated_bids
 from datasets.bids import find_recordings, read_eeg
 from datasets.clock import marker_shift_s
 from datasets.oddball import CHANNELS
 from datasets.recording import Events
-from datasets.simulated_bids import AFTER_S, BEFORE_S, RATE_HZ, BidsLayout
-from datasets.simulated_layout import StudyLayout
+from datasets.simulator import bids as simulated_bids
+from datasets.simulator.bids import AFTER_S, BEFORE_S, RATE_HZ, BidsLayout
+from datasets.simulator.layout import StudyLayout
 
 SETTINGS = {"subjects": 2, "seed": 0}
 STEM = "sub-01_task-auditory_run-01"

@@ -6,8 +6,8 @@ from functools import cache
 import numpy as np
 import pytest
 
-from datasets.simulated_anatomy import EPI_SHAPE, Head, draw_head, grid_points
-from datasets.simulated_bold import (
+from datasets.simulator.anatomy import EPI_SHAPE, Head, draw_head, grid_points
+from datasets.simulator.bold import (
     TAYLOR_MM,
     NeuralBold,
     SmoothNoise,
@@ -18,10 +18,10 @@ from datasets.simulated_bold import (
     simulate_bold,
     slice_times_s,
 )
-from datasets.simulated_levels import LEVELS, SignalLevel
-from datasets.simulated_motion import Motion, draw_motion, mean_displacement_mm, poses
-from datasets.simulated_physiology import Physiology, draw_physiology
-from datasets.simulated_sources import (
+from datasets.simulator.levels import LEVELS, SignalLevel
+from datasets.simulator.motion import Motion, draw_motion, mean_displacement_mm, poses
+from datasets.simulator.physiology import Physiology, draw_physiology
+from datasets.simulator.sources import (
     SOURCES,
     draw_activity,
     draw_events,

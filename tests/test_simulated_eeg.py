@@ -8,11 +8,11 @@ import pytest
 from scipy.signal import butter, hilbert, sosfiltfilt
 
 from datasets.oddball import CHANNELS, TASKS
-from datasets.simulated_eeg import FAST_HZ, SLOW_HZ, SimulatedEeg, simulate_eeg
-from datasets.simulated_levels import LEVELS
-from datasets.simulated_runs import DrawnRun, draw_run
-from datasets.simulated_sources import SOURCES, SubjectTraits, draw_events, draw_traits
-from datasets.simulation import STREAMS
+from datasets.simulator.eeg import FAST_HZ, SLOW_HZ, SimulatedEeg, simulate_eeg
+from datasets.simulator.levels import LEVELS
+from datasets.simulator.runs import DrawnRun, draw_run
+from datasets.simulator.sources import SOURCES, SubjectTraits, draw_events, draw_traits
+from datasets.simulator.study import STREAMS
 
 SECONDS = 300
 

@@ -13,9 +13,9 @@ from datasets.errors import BadInput
 from datasets.grid import mask_points_mm, tissue_mask
 from datasets.shards import check_files, read_manifest, read_shard, read_table
 from datasets.simulate import main
-from datasets.simulated_shards import MOTION_NAMES, TISSUE_NAMES, simulate_shards
-from datasets.simulated_truth import planted_signal
-from datasets.simulation import SimulationSettings, truth_folder
+from datasets.simulator.shards import MOTION_NAMES, TISSUE_NAMES, simulate_shards
+from datasets.simulator.study import SimulationSettings, truth_folder
+from datasets.simulator.truth import planted_signal
 from datasets.storage import open_storage
 
 SMALL = SimulationSettings(subjects=2, runs=2, volumes=40, seed=3)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from datasets.grid import mask_points_mm, tissue_mask
-from datasets.simulated_space import HeadSpace, draw_space
+from datasets.simulator.space import HeadSpace, draw_space
 
 
 @pytest.fixture(scope="module")

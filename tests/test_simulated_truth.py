@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from datasets.grid import mask_points_mm, tissue_mask
-from datasets.simulated_bold import slice_times_s
-from datasets.simulated_motion import poses
-from datasets.simulated_truth import planted_signal, read_run, read_space, true_epi_points, true_poses
-from datasets.simulation import SimulationSettings, simulate_study, subject_truth_folder
+from datasets.simulator.bold import slice_times_s
+from datasets.simulator.motion import poses
+from datasets.simulator.study import SimulationSettings, simulate_study, subject_truth_folder
+from datasets.simulator.truth import planted_signal, read_run, read_space, true_epi_points, true_poses
 
 VOLUMES = 40
 NAME = "task001_run001"

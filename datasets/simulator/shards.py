@@ -34,7 +34,6 @@ from datasets.grid import (
 )
 from datasets.oddball import CHANNELS, TASKS, channel_locations_m
 from datasets.recording import EegSignal
-from datasets.same_bytes import product
 from datasets.shards import (
     MANIFEST,
     VOXELS,
@@ -50,7 +49,7 @@ from datasets.shards import (
     write_shard,
     write_table,
 )
-from datasets.simulated_bold import (
+from datasets.simulator.bold import (
     BLOB_FWHM_MM,
     REPETITION_TIME_S,
     SMOOTH_NOISE_MM,
@@ -59,12 +58,12 @@ from datasets.simulated_bold import (
     body_maps,
     noise_percents,
 )
-from datasets.simulated_eeg import SimulatedEeg
-from datasets.simulated_physiology import body_courses
-from datasets.simulated_runs import DrawnRun
-from datasets.simulated_sources import Floats, draw_traits
-from datasets.simulated_truth import run_name, write_run_truth, write_subject_truth
-from datasets.simulation import (
+from datasets.simulator.eeg import SimulatedEeg
+from datasets.simulator.physiology import body_courses
+from datasets.simulator.runs import DrawnRun
+from datasets.simulator.same_bytes import product
+from datasets.simulator.sources import Floats, draw_traits
+from datasets.simulator.study import (
     SimulationSettings,
     in_processes,
     random_stream,
@@ -72,6 +71,7 @@ from datasets.simulation import (
     simulate_signals,
     subject_truth_folder,
 )
+from datasets.simulator.truth import run_name, write_run_truth, write_subject_truth
 from datasets.storage import open_storage
 from datasets.subject_files import voxel_table
 
@@ -225,9 +225,11 @@ def _write_run(
     percent = fast_bold(settings, drawn, random_stream(settings, subject, task, run, "bold"))
     tissue = _tissue_signals(percent)
     percent /= percent.std(axis=0)
-    bold_VX, clipped_bold = quantise(percent)
-    eeg_VCS, clipped_eeg = quantise(filtered.reshape(len(filtered), settings.volumes, -1).transpose(1, 0, 2))
-    table = shard_table(_label(subject), TASKS[task], run, eeg_VCS, bold_VX, fast_layout(eeg_rate_hz))
+    layout = fast_layout(eeg_rate_hz)
+    bold_VX, clipped_bold = quantise(percent, layout.scale)
+    per_volume = filtered.reshape(len(filtered), settings.volumes, -1).transpose(1, 0, 2)
+    eeg_VCS, clipped_eeg = quantise(per_volume, layout.eeg_scale)
+    table = shard_table(_label(subject), TASKS[task], run, eeg_VCS, bold_VX, layout)
     events = drawn.activity.events
     confounds = _confounds(settings, drawn, eeg, tissue, eeg_rate_hz)
     return ShardEntry(

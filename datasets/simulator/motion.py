@@ -11,9 +11,9 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation
 
 from datasets.recording import Events
-from datasets.simulated_levels import Nuisance
-from datasets.simulated_physiology import Physiology
-from datasets.simulated_sources import Floats
+from datasets.simulator.levels import Nuisance
+from datasets.simulator.physiology import Physiology
+from datasets.simulator.sources import Floats
 
 MOTION_RATE_HZ = 16.0
 HEAD_CENTRE_MM = (0.0, -18.0, 10.0)

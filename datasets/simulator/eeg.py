@@ -12,14 +12,14 @@ from scipy import fft
 
 from datasets.oddball import CHANNELS, MARKER_CODES, RATE_HZ, RESPONSE_MARKER, START_MARKER
 from datasets.recording import Events
-from datasets.same_bytes import product
-from datasets.simulated_artefacts import draw_artefacts
-from datasets.simulated_electrodes import lead_fields
-from datasets.simulated_levels import SignalLevel
-from datasets.simulated_motion import Motion
-from datasets.simulated_physiology import Physiology
-from datasets.simulated_sources import SOURCES, Activity, Floats, SubjectTraits
-from datasets.simulated_waves import Floats32, impulse_response, narrow_noise
+from datasets.simulator.artefacts import draw_artefacts
+from datasets.simulator.electrodes import lead_fields
+from datasets.simulator.levels import SignalLevel
+from datasets.simulator.motion import Motion
+from datasets.simulator.physiology import Physiology
+from datasets.simulator.same_bytes import product
+from datasets.simulator.sources import SOURCES, Activity, Floats, SubjectTraits
+from datasets.simulator.waves import Floats32, impulse_response, narrow_noise
 
 BANDS_HZ = {"theta": (4.0, 7.0), "beta": (14.0, 24.0), "gamma": (30.0, 44.0)}
 ALPHA_HALF_WIDTH_HZ = 1.5

@@ -20,10 +20,10 @@ from scipy.ndimage import (
     spline_filter,
 )
 
-from datasets.same_bytes import product
-from datasets.simulated_levels import Nuisance
-from datasets.simulated_sources import Floats
-from datasets.simulated_space import HeadSpace, draw_space
+from datasets.simulator.levels import Nuisance
+from datasets.simulator.same_bytes import product
+from datasets.simulator.sources import Floats
+from datasets.simulator.space import HeadSpace, draw_space
 
 Floats32 = NDArray[np.float32]
 

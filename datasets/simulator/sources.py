@@ -1,7 +1,7 @@
 """Draw what a simulated brain does: where its sources lie, what they do over time, and how subjects differ.
 
 Takes a signal level and seeds; gives sources, a subject's traits, stimuli, and the neural activity of one run.
-How strong a level is says ``datasets.simulated_levels``.
+How strong a level is says ``datasets.simulator.levels``.
 """
 
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy.signal import fftconvolve, lfilter
 
 from datasets.recording import Events
-from datasets.same_bytes import product
-from datasets.simulated_levels import SignalLevel
+from datasets.simulator.levels import SignalLevel
+from datasets.simulator.same_bytes import product
 
 Floats = NDArray[np.float64]
 

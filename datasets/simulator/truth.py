@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from datasets.same_bytes import product
-from datasets.simulated_anatomy import EPI_SHAPE
-from datasets.simulated_bold import REPETITION_TIME_S, blobs, slice_times_s
-from datasets.simulated_motion import poses
-from datasets.simulated_runs import DrawnRun
-from datasets.simulated_sources import SOURCES, Floats, SubjectTraits
-from datasets.simulated_space import HeadSpace
+from datasets.simulator.anatomy import EPI_SHAPE
+from datasets.simulator.bold import REPETITION_TIME_S, blobs, slice_times_s
+from datasets.simulator.motion import poses
+from datasets.simulator.runs import DrawnRun
+from datasets.simulator.same_bytes import product
+from datasets.simulator.sources import SOURCES, Floats, SubjectTraits
+from datasets.simulator.space import HeadSpace
 from datasets.storage import write_whole
 
 _SPACE = ("scanner_from_mni", "warp_mm", "distortion_centre_mm", "distortion_width_mm", "distortion_mm")

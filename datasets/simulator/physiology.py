@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import fftconvolve
 
-from datasets.simulated_levels import Nuisance
-from datasets.simulated_sources import (
+from datasets.simulator.levels import Nuisance
+from datasets.simulator.sources import (
     ACTIVITY_RATE_HZ,
     BURN_IN_S,
     Floats,

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from datasets.same_bytes import product
-from datasets.simulated_anatomy import EPI_SHAPE, EPI_ZOOMS_MM, EpiVoxels, Head
-from datasets.simulated_levels import SignalLevel
-from datasets.simulated_motion import Motion, poses
-from datasets.simulated_physiology import BODY_COURSES, Physiology, body_courses
-from datasets.simulated_sources import (
+from datasets.simulator.anatomy import EPI_SHAPE, EPI_ZOOMS_MM, EpiVoxels, Head
+from datasets.simulator.levels import SignalLevel
+from datasets.simulator.motion import Motion, poses
+from datasets.simulator.physiology import BODY_COURSES, Physiology, body_courses
+from datasets.simulator.same_bytes import product
+from datasets.simulator.sources import (
     SOURCES,
     Activity,
     Floats,

@@ -1,6 +1,6 @@
 """Write a simulated study in ds000116's legacy layout (OpenfMRI R1.0.0).
 
-Takes what the simulator made (``datasets.simulated_layout``); gives files that ``datasets.oddball`` reads.
+Takes what the simulator made (``datasets.simulator.layout``); gives files that ``datasets.oddball`` reads.
 """
 
 import gzip
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from scipy.io import savemat
 
 from datasets.recording import Events
-from datasets.simulated_anatomy import EPI_SHAPE
-from datasets.simulated_eeg import response_markers, stimulus_markers
-from datasets.simulated_layout import SimulatedRun, SimulatedSubject
+from datasets.simulator.anatomy import EPI_SHAPE
+from datasets.simulator.eeg import response_markers, stimulus_markers
+from datasets.simulator.layout import SimulatedRun, SimulatedSubject
 from datasets.storage import write_whole
 
 _README = """\
@@ -30,7 +30,7 @@ data whose truth is known. Settings: {settings}
 
 
 class LegacyLayout:
-    """The legacy layout of ds000116, a ``datasets.simulated_layout.StudyLayout``; a run's BOLD comes last."""
+    """The legacy layout of ds000116, a ``datasets.simulator.layout.StudyLayout``; a run's BOLD comes last."""
 
     def write_study(self, study: Path, settings: Mapping[str, Any]) -> None:
         """Write the README and the order of the slices."""

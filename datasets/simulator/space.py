@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from datasets.same_bytes import product
-from datasets.simulated_sources import Floats
+from datasets.simulator.same_bytes import product
+from datasets.simulator.sources import Floats
 
 WARP_ORIGIN_MM = (-100.0, -145.0, -100.0)
 WARP_LENGTH_MM = (200.0, 250.0, 200.0)

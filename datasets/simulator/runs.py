@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datasets.simulated_bold import NeuralBold, neural_bold
-from datasets.simulated_levels import SignalLevel
-from datasets.simulated_motion import Motion, draw_motion
-from datasets.simulated_physiology import Physiology, draw_physiology
-from datasets.simulated_sources import Activity, SubjectTraits, draw_activity
+from datasets.simulator.bold import NeuralBold, neural_bold
+from datasets.simulator.levels import SignalLevel
+from datasets.simulator.motion import Motion, draw_motion
+from datasets.simulator.physiology import Physiology, draw_physiology
+from datasets.simulator.sources import Activity, SubjectTraits, draw_activity
 
 Stream = Callable[[str], np.random.Generator]
-"""Gives the generator of one thing to draw in this run, by its name in ``datasets.simulation.STREAMS``."""
+"""Gives the generator of one thing to draw in this run, by its name in ``datasets.simulator.study.STREAMS``."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from datasets.simulated_sources import Floats
+from datasets.simulator.sources import Floats
 
 Floats32 = NDArray[np.float32]
 

@@ -9,7 +9,7 @@ import mne
 import numpy as np
 
 from datasets.oddball import CHANNELS, RATE_HZ
-from datasets.simulated_sources import SOURCES, Floats
+from datasets.simulator.sources import SOURCES, Floats
 
 MONTAGE = "colin27_1005"
 """The electrode positions that mne called standard_1005 before its version 1.13."""

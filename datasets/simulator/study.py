@@ -18,16 +18,16 @@ import numpy as np
 
 from datasets.errors import BadInput
 from datasets.oddball import RATE_HZ, TASKS
-from datasets.simulated_anatomy import Head, draw_head
-from datasets.simulated_bids import BidsLayout
-from datasets.simulated_bold import REPETITION_TIME_S, simulate_bold, slice_times_s
-from datasets.simulated_eeg import SimulatedEeg, bipolar_rows, marker_samples, simulate_eeg
-from datasets.simulated_layout import SimulatedRun, SimulatedSubject, StudyLayout
-from datasets.simulated_legacy import LegacyLayout
-from datasets.simulated_levels import LEVELS, SignalLevel
-from datasets.simulated_runs import DrawnRun, draw_run
-from datasets.simulated_sources import SubjectTraits, draw_traits
-from datasets.simulated_truth import run_name, write_run_truth, write_subject_truth
+from datasets.simulator.anatomy import Head, draw_head
+from datasets.simulator.bids import BidsLayout
+from datasets.simulator.bold import REPETITION_TIME_S, simulate_bold, slice_times_s
+from datasets.simulator.eeg import SimulatedEeg, bipolar_rows, marker_samples, simulate_eeg
+from datasets.simulator.layout import SimulatedRun, SimulatedSubject, StudyLayout
+from datasets.simulator.legacy import LegacyLayout
+from datasets.simulator.levels import LEVELS, SignalLevel
+from datasets.simulator.runs import DrawnRun, draw_run
+from datasets.simulator.sources import SubjectTraits, draw_traits
+from datasets.simulator.truth import run_name, write_run_truth, write_subject_truth
 from datasets.storage import write_whole
 
 VERSION = 2

@@ -10,12 +10,12 @@ import numpy as np
 from scipy.signal import lfilter
 
 from datasets.oddball import CHANNELS
-from datasets.simulated_electrodes import topography_along, topography_towards
-from datasets.simulated_levels import Nuisance
-from datasets.simulated_motion import HEAD_RADIUS_MM, Motion
-from datasets.simulated_physiology import TRANSIENT_S, Physiology, samples_in_scan
-from datasets.simulated_sources import Floats, SubjectTraits
-from datasets.simulated_waves import Floats32, impulse_response, narrow_noise
+from datasets.simulator.electrodes import topography_along, topography_towards
+from datasets.simulator.levels import Nuisance
+from datasets.simulator.motion import HEAD_RADIUS_MM, Motion
+from datasets.simulator.physiology import TRANSIENT_S, Physiology, samples_in_scan
+from datasets.simulator.sources import Floats, SubjectTraits
+from datasets.simulator.waves import Floats32, impulse_response, narrow_noise
 
 PULSE_DELAY_S = 0.2
 """The ballistocardiogram comes this long after the R peak."""

@@ -1,6 +1,6 @@
 """Write a simulated study as plain BIDS: BOLD with sidecars, T1, events, and EEG as BrainVision files.
 
-Takes what the simulator made (``datasets.simulated_layout``); gives files that ``datasets.bids`` reads.  On purpose the
+Takes what the simulator made (``datasets.simulator.layout``); gives files that ``datasets.bids`` reads.  On purpose the
 EEG is not ds000116's: it has a rate of its own, starts before the scan and ends after it, and the markers of volumes
 tell where the scan lies.
 """
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from datasets.oddball import CHANNELS, MARKER_CODES, TASKS
 from datasets.recording import Events
 from datasets.resampling import resample
-from datasets.simulated_layout import ECG_NAME, EOG_NAMES, SimulatedRun, SimulatedSubject
+from datasets.simulator.layout import ECG_NAME, EOG_NAMES, SimulatedRun, SimulatedSubject
 from datasets.storage import write_whole
 
 BIDS_VERSION = "1.9.0"
@@ -42,7 +42,7 @@ known. Settings: {settings}
 
 
 class BidsLayout:
-    """The layout of plain BIDS, a ``datasets.simulated_layout.StudyLayout``; BOLD and T1 come last."""
+    """The layout of plain BIDS, a ``datasets.simulator.layout.StudyLayout``; BOLD and T1 come last."""
 
     def write_study(self, study: Path, settings: Mapping[str, Any]) -> None:
         """Write the description, the README, the table of participants and what all runs of a task share."""
