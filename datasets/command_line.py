@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from datasets.errors import BadInput
+from datasets.errors import BadInput, may_pass
 
 ENVIRONMENT_PREFIX = "EEG2FMRI_"
 EXIT_BAD_INPUT = 2
@@ -131,6 +131,8 @@ def run_command(main: Callable[[], int | None]) -> int:
             return _refuse(f"not permitted: {error}; choose a folder that you may write to")
         if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
             return _refuse(f"a file stands where a folder should be, or the other way round: {error}")
+        if may_pass(error):
+            return _refuse(f"a disk or the network failed: {error}; once it is back run the same command again")
         raise
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from datasets.bids.files import natural_order, number_in, parse_name, read_json, read_rows, run_key
 from datasets.bids.runs import image_shape, num_volumes
-from datasets.errors import BadInput
+from datasets.errors import BadInput, may_pass
 from datasets.motion import MOTION_NAMES, framewise_displacement
 from datasets.recording import Recording
 
@@ -92,7 +92,7 @@ def use_spm(recordings: Sequence[Recording], folder: Path) -> list[Recording]:
             if of_run:
                 outputs[recording.name] = _spm_output(recording, of_run)
         except BadInput as problem:
-            faulty.append(replace(recording, fault=str(problem)))
+            faulty.append(_faulty(recording, problem))
     known = {recording.name: recording for recording in faulty}
     return _replaced([known.get(each.name, each) for each in recordings], outputs, f"swar*.nii in {root}")
 
@@ -142,8 +142,10 @@ def _replaced(recordings: Sequence[Recording], outputs: dict[str, _Output], want
 def _with(recording: Recording, output: _Output | None, wanted: str) -> Recording:
     if output is None:
         return replace(recording, fault=recording.fault or f"there is no {wanted} of it")
-    if different := _other_length(recording, output):
-        return replace(recording, fault=f"{output.bold[0].name}: {different}")
+    try:
+        _check_length(recording, output)
+    except BadInput as problem:
+        return _faulty(recording, problem)
     return replace(
         recording,
         bold=output.bold,
@@ -154,16 +156,18 @@ def _with(recording: Recording, output: _Output | None, wanted: str) -> Recordin
     )
 
 
-def _other_length(recording: Recording, output: _Output) -> str:
-    """Say by how much the output's number of volumes differs from the raw run's; "" where it does not.
+def _faulty(recording: Recording, problem: BadInput) -> Recording:
+    return replace(recording, fault=str(problem), fault_may_pass=may_pass(problem))
+
+
+def _check_length(recording: Recording, output: _Output) -> None:
+    """Refuse output whose number of volumes is not the raw run's.
 
     A pipeline that dropped volumes at the start would pair all EEG with the wrong ones.
     """
-    try:
-        raw, prepared = num_volumes(recording), num_volumes(replace(recording, bold=output.bold))
-    except BadInput as problem:
-        return str(problem)
-    return "" if raw == prepared else f"it has {prepared} volumes, the raw run has {raw}"
+    raw, prepared = num_volumes(recording), num_volumes(replace(recording, bold=output.bold))
+    if raw != prepared:
+        raise BadInput(f"{output.bold[0].name}: it has {prepared} volumes, the raw run has {raw}")
 
 
 def _preprocessed(root: Path) -> list[Path]:

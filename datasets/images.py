@@ -57,10 +57,16 @@ def read_image(path: Path, what: str) -> nibabel.Nifti1Image:
     return image
 
 
+def is_empty(path: Path) -> bool:
+    """Tell whether a file holds nothing; OSError as the system says it, where nibabel only says "unknown type"."""
+    with Path(path).open("rb") as stream:
+        return not stream.read(1)
+
+
 def _read(path: Path, what: str) -> nibabel.Nifti1Image:
     """Read an image and its values; a pair of files (.hdr, .img) becomes one image."""
     try:
-        if not Path(path).stat().st_size:
+        if is_empty(path):
             raise BadInput(f"cannot read the {what} of {path}: it is empty (0 bytes); download it again")
         image: Any = nibabel.load(path)
         values = image.get_fdata(dtype=np.float32)

@@ -8,16 +8,15 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
-import mne
 import numpy as np
 from numpy.typing import NDArray
 
 from datasets.eeg import where_not_finite
-from datasets.errors import BadInput
+from datasets.errors import BadInput, may_pass
 from datasets.matlab import first_line, read_matrix
+from datasets.montage import usual_places_m
 from datasets.pulse import agreement, best_ecg, find_beats
 from datasets.recording import EegSignal, Events, Recording
 from datasets.slice_timing import parse_slice_order
@@ -275,15 +274,8 @@ def read_eeg(recording: Recording, eeg_file: str = "rereferenced") -> EegSignal:
 
 def channel_locations_m(names: Sequence[str]) -> tuple[tuple[float, float, float] | None, ...]:
     """Return where electrodes lie in mne's head space, from its montage ``colin27_1005``; None for unknown names."""
-    positions = _montage()
-    return tuple(positions.get(name) for name in names)
-
-
-@cache
-def _montage() -> dict[str, tuple[float, float, float]]:
-    positions = mne.channels.make_standard_montage("colin27_1005").get_positions()["ch_pos"]
-    rounded = {name: [round(float(value), 5) for value in position] for name, position in positions.items()}
-    return {name: (x, y, z) for name, (x, y, z) in rounded.items()}
+    places_m = usual_places_m()
+    return tuple(places_m.get(name) for name in names)
 
 
 def read_slice_times(recording: Recording, num_slices: int) -> NDArray[np.float64] | None:
@@ -334,6 +326,8 @@ def _ecg_and_eog(path: Path, ecg: NDArray[np.float32]) -> tuple[NDArray[np.float
     try:
         signals = _signals_in(path, _BIPOLAR, numbers)
     except BadInput as error:
+        if may_pass(error):
+            raise
         logger.warning("ECG and EOG are not taken from EEG_noGA.mat: %s", error)
         return ecg, np.empty((0, 0), dtype=np.float32)
     if signals.shape[1] != len(ecg):

@@ -15,7 +15,7 @@ from itertools import starmap
 from typing import Any, Generic, TypeVar
 
 from datasets.eeg import Normaliser, fit_normaliser
-from datasets.errors import BadInput
+from datasets.errors import BadInput, may_pass
 from datasets.reading import Run, read_run
 from datasets.recording import Recording
 from datasets.run_preparation import (
@@ -30,42 +30,54 @@ from datasets.shards import VOXELS, Layout, Manifest, Skipped, entry_of, write_t
 from datasets.storage import Storage, StorageUnusable, claim, open_storage
 from datasets.subject_files import voxel_table, write_subject_files
 from datasets.subject_record import SubjectRecord, input_sizes, record_entry, write_subject_record
+from datasets.versions import package_versions, united
+
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
 OF_EACH_HEAD = "channel_locations_m"
 """The one field of a layout in which subjects may differ: where electrodes were measured on each head."""
+FINAL_ADVICE = "; download it again"
+PASSING_ADVICE = "; this may pass: the same command tries it again"
 SETTINGS_NAME = "preparation.json"
 """Where a storage says under which settings it is prepared, from the first moment on."""
 
 
 @dataclass(kw_only=True)
 class Findings:
-    """What a user should know about a subject: recordings that were left out, and warnings, one line each."""
+    """What a user should know about a subject: recordings that were left out, and warnings, one line each.
+
+    ``try_again`` names the recordings that were left out for a reason that may pass.
+    """
 
     skipped: list[Skipped] = field(default_factory=list)
+    try_again: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
-    def skip(self, recordings: Iterable[Recording], reason: str) -> None:
+    def skip(self, recordings: Iterable[Recording], reason: str, *, may_pass: bool = False) -> None:
         """List recordings that cannot be used."""
-        self.skipped += [Skipped(recording=recording.name, reason=reason) for recording in recordings]
+        names = [recording.name for recording in recordings]
+        self.skipped += [Skipped(recording=name, reason=reason) for name in names]
+        self.try_again += names if may_pass else []
 
     def keep(self, outcome: "Outcome[Result]") -> list[Result]:
         """Return what a step made, in a list, or list what was left out and return an empty one."""
         self.warnings += outcome.warnings
         if outcome.result is None:
-            self.skip([outcome.recording], outcome.reason)
+            self.skip([outcome.recording], outcome.reason, may_pass=outcome.may_pass)
             return []
         return [outcome.result]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome(Generic[Result]):
-    """What came of a step on one recording: a result, or the reason why there is none."""
+    """What came of a step on one recording: a result, or the reason why there is none, and whether that may pass."""
 
     recording: Recording
     result: Result | None = None
     reason: str = ""
+    may_pass: bool = False
     warnings: tuple[str, ...] = ()
 
 
@@ -97,6 +109,8 @@ def prepare_subject(
         warnings=tuple(dict.fromkeys(found.warnings)),
         alignment=reference.alignment.to_json() if reference else {},
         quality={run.name: run.quality for run in prepared},
+        try_again=tuple(sorted(found.try_again)),
+        packages=package_versions(),
     )
     write_subject_record(storage, record)
     return record
@@ -138,11 +152,20 @@ def complete_manifest(storage: Storage, records: Sequence[SubjectRecord], settin
     shared = (write_table(storage, VOXELS, voxel_table()), entry_of(SETTINGS_NAME, _canonical(settings)))
     return Manifest(
         layout=next(iter(layouts.values())),
-        pipeline={**settings.record, "alignment": {record.subject: record.alignment for record in records}},
+        pipeline=_pipeline(records, settings),
         shards=tuple(shard for record in records for shard in record.shards),
         files=(*shared, *map(record_entry, records), *(file for record in records for file in record.files)),
         skipped=tuple(skipped for record in records for skipped in record.skipped),
     )
+
+
+def _pipeline(records: Sequence[SubjectRecord], settings: PreparationSettings) -> dict[str, Any]:
+    """Return settings, packages and alignments; several versions of one package are shown, and warned of."""
+    packages = united([record.packages for record in records])
+    if several := [f"{name} {found}" for name, found in packages.items() if ", " in found]:
+        logger.warning("subjects were prepared with several versions of %s", "; ".join(several))
+    alignment = {record.subject: record.alignment for record in records}
+    return {**settings.record, "packages": packages, "alignment": alignment}
 
 
 def _check_records(storage: Storage, records: Sequence[SubjectRecord], settings: PreparationSettings) -> None:
@@ -200,16 +223,17 @@ def _tried(recording: Recording, step: Callable[[], Result]) -> Outcome[Result]:
 
     A storage that refuses is not the recording's fault: that is raised.
     """
-    result, reason = None, ""
+    result, reason, passing = None, "", False
     with _collected_warnings() as lines:
         try:
             result = step()
         except StorageUnusable:
             raise
         except BadInput as refusal:
-            reason = str(refusal)
+            passing = may_pass(refusal)
+            reason = f"{str(refusal).removesuffix(FINAL_ADVICE)}{PASSING_ADVICE}" if passing else str(refusal)
     named = [line if recording.name in line else f"{recording.name}: {line}" for line in lines]
-    return Outcome(recording=recording, result=result, reason=reason, warnings=tuple(named))
+    return Outcome(recording=recording, result=result, reason=reason, may_pass=passing, warnings=tuple(named))
 
 
 def _of_one_layout(runs: Sequence[Run], settings: PreparationSettings, found: Findings) -> list[Run]:
@@ -238,7 +262,8 @@ def _reference(runs: Sequence[Run], settings: PreparationSettings, found: Findin
     outcome = _tried(runs[0].recording, lambda: align_subject(runs[0], settings.bold))
     found.warnings += outcome.warnings
     if outcome.result is None:
-        found.skip([run.recording for run in runs], f"the subject cannot be aligned: {outcome.reason}")
+        reason = f"the subject cannot be aligned: {outcome.reason}"
+        found.skip([run.recording for run in runs], reason, may_pass=outcome.may_pass)
     return outcome.result
 
 

@@ -231,6 +231,9 @@ def is_prepared(storage: Storage, recordings: Sequence[Recording], settings: Pre
             f"({difference(record.pipeline, settings)}); shards of different settings are never mixed: "
             "choose another folder, or prepare with the old settings"
         )
+    if record.try_again:
+        logger.info("%s: %s could not be read; trying again", subject, ", ".join(record.try_again))
+        return False
     changed = changed_inputs(record, recordings)
     if changed and changed <= {skipped.recording for skipped in record.skipped}:
         logger.info("%s: %s changed since it was skipped; preparing the subject again", subject, ", ".join(changed))

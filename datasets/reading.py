@@ -14,7 +14,7 @@ from datasets.clock import check_clock
 from datasets.confounds import physiology_confounds
 from datasets.data_sets import DATA_SETS
 from datasets.eeg import CleanEeg, EegSettings, clean_eeg, fit_length, stored_rate_hz
-from datasets.errors import BadInput
+from datasets.errors import BadInput, PassingFault
 from datasets.images import read_bold
 from datasets.recording import EegSignal, Events, Recording
 
@@ -59,7 +59,7 @@ def read_run(recording: Recording, settings: EegSettings) -> Run:
         BadInput: a file cannot be read, or the recording's parts do not belong together.
     """
     if recording.fault:
-        raise BadInput(recording.fault)
+        raise (PassingFault if recording.fault_may_pass else BadInput)(recording.fault)
     if recording.eeg is None:
         raise BadInput("it has no EEG; give the folder that holds the EEG with --eeg-root")
     data_set = DATA_SETS[recording.data_set]

@@ -27,6 +27,7 @@ class Recording:
         space: SCANNER, or the template (as BIDS names it) in whose space another pipeline has already put the BOLD.
         brain_mask, confounds: that pipeline's own mask and table of confounds, where it left them.
         fault: why it cannot be used, where that shows without reading it.
+        fault_may_pass: whether that may be otherwise when the same command runs again.
     """
 
     subject: str
@@ -44,6 +45,7 @@ class Recording:
     brain_mask: Path | None = None
     confounds: Path | None = None
     fault: str = ""
+    fault_may_pass: bool = False
 
     def __post_init__(self) -> None:
         if not self.subject.startswith("sub-"):

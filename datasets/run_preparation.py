@@ -21,12 +21,13 @@ from datasets.bold import TISSUE_NAMES, BoldSeries, BoldSettings, prepare_bold
 from datasets.confounds import PHYSIOLOGY_NAMES
 from datasets.derivatives import read_pipeline_confounds
 from datasets.eeg import EegSettings, Normaliser
+from datasets.errors import BadInput
 from datasets.grid import GRID_AFFINE, GRID_SHAPE, TEMPLATE, mask_points_mm, mask_sha256, tissue_mask
 from datasets.images import read_image
 from datasets.motion import MOTION_NAMES, Motion, estimate_motion, realigned_mean
 from datasets.quality.measures import slice_latency, temporal_snr
 from datasets.reading import Run, checked_bold, read_slice_times
-from datasets.recording import SCANNER
+from datasets.recording import SCANNER, Recording
 from datasets.registration import Alignment, align, epi_brain
 from datasets.shards import (
     EEG_SCALE,
@@ -45,7 +46,8 @@ from datasets.storage import Storage
 
 logger = logging.getLogger(__name__)
 
-PIPELINE_VERSION = 2
+PIPELINE_VERSION = 3
+MASK_ABOVE = 0.5
 IN_TEMPLATE = "header"
 """How images get to the grid that lie in a template's space already."""
 CONFOUNDS = (*PHYSIOLOGY_NAMES, *MOTION_NAMES, "framewise_displacement", *TISSUE_NAMES)
@@ -229,7 +231,7 @@ def _quality(
 ) -> dict[str, Any]:
     recording, clean = run.recording, run.clean
     volumes = np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged"))
-    brain = epi_brain(_mean_image(image))
+    brain = _brain(image, recording)
     is_raw = recording.space == SCANNER
     return {
         "volumes": run.num_volumes,
@@ -244,6 +246,18 @@ def _quality(
         "slice_latency": slice_latency(volumes, brain, run.events, recording.repetition_time_s) if is_raw else None,
         "clipped": shard.clipped,
     }
+
+
+def _brain(image: nibabel.Nifti1Image, recording: Recording) -> NDArray[np.bool_]:
+    """Return which voxels are brain: as the pipeline says whose volumes these are, else as the volumes show it."""
+    if recording.brain_mask is None:
+        return epi_brain(_mean_image(image))
+    mask = read_image(recording.brain_mask, "brain mask")
+    if mask.shape != image.shape[:3]:
+        raise BadInput(
+            f"{recording.brain_mask} must have the shape of the BOLD, {image.shape[:3]}, but has {mask.shape}"
+        )
+    return np.asarray(mask.get_fdata(dtype=np.float32) > MASK_ABOVE)
 
 
 def _figure(value: float | None) -> float | None:

@@ -114,6 +114,10 @@ class Storage:
         whole = pa.py_buffer(content)
         self._persist("write to", lambda: self._put_and_check(name, whole))
 
+    def remove(self, name: str) -> None:
+        """Delete a file, if it is there: a deletion whose answer was lost is tried again."""
+        self._persist("delete from", lambda: self._delete(name))
+
     def names(self, folder: str = "") -> list[str]:
         """Return the names of all files below a folder, relative to the storage's own folder, sorted.
 
@@ -162,10 +166,6 @@ class Storage:
         if tag in _tags(content) or told.get("md5hash") == base64.b64encode(_md5(content)):
             return True
         return self._get(name) == content.to_pybytes()
-
-    def _remove(self, name: str) -> None:
-        """Delete a file, if it is there: a deletion whose answer was lost is tried again."""
-        self._persist("delete from", lambda: self._delete(name))
 
     def _delete(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -296,7 +296,7 @@ class _Candidate:
     def withdraw(self) -> None:
         """Delete the candidate, where it was written."""
         if self.lies_there:
-            self.storage._remove(self._place)
+            self.storage.remove(self._place)
         self.lies_there = False
 
     @property

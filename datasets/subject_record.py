@@ -3,16 +3,20 @@
 Takes a storage and records; gives them back as they were written.  The record is what makes a subject complete.
 """
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from datasets.errors import BadInput
 from datasets.recording import Recording
 from datasets.shards import FileEntry, Layout, ShardEntry, Skipped, entry_of, layout_of, shard_entry
 from datasets.storage import Storage
+
+OPTIONAL = ("try_again", "packages")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +30,8 @@ class SubjectRecord:
         layout: what the subject's shards share; None where it has none.
         shards, files: what was written for training, and beside it.
         skipped: recordings that could not be used.
+        try_again: those of them for a reason that may pass: the same command prepares the subject again.
+        packages: versions of the packages that made it; nothing that a later preparation must agree with.
         warnings: what a user should look at, one line each.
         alignment: how the subject was brought to the grid.
         quality: figures by recording, as docs/formats.md lists them.
@@ -41,6 +47,8 @@ class SubjectRecord:
     warnings: tuple[str, ...]
     alignment: Mapping[str, Any]
     quality: Mapping[str, Mapping[str, Any]]
+    try_again: tuple[str, ...] = ()
+    packages: Mapping[str, str] = field(default_factory=dict)
 
 
 def record_name(subject: str) -> str:
@@ -73,10 +81,16 @@ def record_entry(record: SubjectRecord) -> FileEntry:
 
 def input_sizes(recordings: Sequence[Recording]) -> dict[str, dict[str, int]]:
     """Return the bytes of every raw file of these recordings: what tells that the input is another one."""
-    return {
-        recording.name: {path.name: path.stat().st_size for path in recording.files if path.exists()}
-        for recording in recordings
-    }
+    return {recording.name: _sizes(recording.files) for recording in recordings}
+
+
+def _sizes(paths: Iterable[Path]) -> dict[str, int]:
+    """Return the bytes of those files that are there; OSError where that cannot be told."""
+    sizes = {}
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            sizes[path.name] = path.stat().st_size
+    return sizes
 
 
 def _record(fields: Mapping[str, Any]) -> SubjectRecord:
@@ -88,9 +102,13 @@ def _record(fields: Mapping[str, Any]) -> SubjectRecord:
             "files": tuple(FileEntry(**file) for file in fields["files"]),
             "skipped": tuple(Skipped(**skipped) for skipped in fields["skipped"]),
             "warnings": tuple(fields["warnings"]),
+            "try_again": tuple(fields.get("try_again", ())),
         }
     )
 
 
 def _record_bytes(record: SubjectRecord) -> bytes:
-    return (json.dumps(dataclasses.asdict(record), sort_keys=True, indent=1) + "\n").encode()
+    """Return a record as JSON; what is empty of OPTIONAL is left out, as records of before have it."""
+    fields = dataclasses.asdict(record)
+    kept = {name: value for name, value in fields.items() if value or name not in OPTIONAL}
+    return (json.dumps(kept, sort_keys=True, indent=1) + "\n").encode()

@@ -3,27 +3,35 @@
 Takes a model, the training windows and a way to score it; gives the loss and the scores of every epoch.  Plain torch:
 whether one process trains or several under DistributedDataParallel is the caller's affair.
 
-Legend of shapes: B windows of a batch, C channels, S samples, K outputs of the model (voxels or basis weights).
+Legend of shapes: B windows of a batch, K outputs of the model (voxels or basis weights).
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed, nn, optim
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from platform.augmentations import AUGMENTATIONS, Batch
 from platform.basis import MAX_RANK
 from platform.losses import LOSSES
-from platform.optimizers import OPTIMIZERS
-from platform.schedules import SCHEDULES
+from platform.optimizers import OPTIMIZERS, averaged, settle
+from platform.schedules import SCHEDULES, Progress, warmed_up
 from platform.selection import best_position
-from platform.windows import CachedRun, eeg_batch, target_batch, window_index
+from platform.training_set import ORDERS, Inputs, TrainingSet
+from platform.windows import CachedRun, eeg_batch, window_index
 
-GRADIENT_NORM_LIMIT = 1.0
 EVALUATION_BATCH = 155
+PLATEAU_EPOCHS = 2
+"""Epochs without a new best that make a plateau."""
+PRECISIONS = {"float32": None, "bf16": torch.bfloat16}
+"""What matrices are multiplied in; weights, losses and scores are float32."""
 
 
 class TrainingDiverged(RuntimeError):
@@ -32,26 +40,57 @@ class TrainingDiverged(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """What a trial may vary about training; every model is trained by these."""
+    """What a trial may vary about training; every model is trained by these.
+
+    Attributes:
+        output_rank: patterns of the basis that is predicted; 0 for all voxels.
+        warm_up_share: of the training, over which the learning rate rises before its schedule.
+        batch_size: windows of a step, over all workers.
+        accumulation: pieces in which a worker goes through its share of a batch, to save memory.
+        gradient_norm: the longest gradient that a step may follow; 0 for no limit.
+        weight_average: decay by step of the average of weights that is scored; 0 for the last weights.
+        order: how an epoch goes through the windows.
+    """
 
     output_rank: int = 64
     loss: str = "mse"
     optimizer: str = "adamw"
     learning_rate: float = 1e-3
     schedule: str = "cosine"
+    warm_up_share: float = 0.0
     weight_decay: float = 1e-2
     batch_size: int = 32
+    accumulation: int = 1
+    gradient_norm: float = 1.0
+    weight_average: float = 0.0
+    precision: str = "float32"
+    augmentation: str = "none"
+    augmentation_strength: float = 0.2
+    order: str = "shuffled"
 
     def __post_init__(self) -> None:
-        for name, choice, choices in (
-            ("loss", self.loss, LOSSES),
-            ("optimizer", self.optimizer, OPTIMIZERS),
-            ("schedule", self.schedule, SCHEDULES),
-        ):
-            if choice not in choices:
-                raise ValueError(f"{name} must be one of {sorted(choices)}, but got {choice!r}")
-        if not 0 <= self.output_rank <= MAX_RANK or self.batch_size < 1:
-            raise ValueError(f"output_rank must be 0 (all voxels) to {MAX_RANK}, batch_size 1 or more, but got {self}")
+        choices: dict[str, Any] = {
+            "loss": LOSSES,
+            "optimizer": OPTIMIZERS,
+            "schedule": SCHEDULES,
+            "precision": PRECISIONS,
+            "augmentation": AUGMENTATIONS,
+            "order": ORDERS,
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {sorted(known)}, but got {getattr(self, name)!r}")
+        if not 0 <= self.output_rank <= MAX_RANK or self.batch_size < 1 or self.accumulation < 1:
+            raise ValueError(
+                f"output_rank must be 0 (all voxels) to {MAX_RANK}, batch_size and accumulation 1 or more, but got "
+                f"{self}"
+            )
+        shares = (self.warm_up_share, self.weight_average, self.augmentation_strength)
+        if not all(0 <= share < 1 for share in shares) or self.gradient_norm < 0:
+            raise ValueError(
+                "warm_up_share, weight_average and augmentation_strength must lie in [0, 1), gradient_norm at 0 or "
+                f"above, but got {self}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,27 +110,15 @@ class Worker:
     device: str = "cpu"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TrainingSet:
-    """Windows to train on, with targets: basis weights of every window, or the runs' own voxels."""
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """A model's scores, the two validation subjects' first; and a course over time of what it predicts, to draw."""
 
-    runs: Sequence[CachedRun]
-    coefficients_NK: Tensor | None
-
-    @property
-    def index(self) -> NDArray[np.int64]:
-        """Every window, as (number of run, number of window)."""
-        return window_index(self.runs)
-
-    def targets(self, index_N2: NDArray[np.int64], positions_B: NDArray[np.int64]) -> Tensor:
-        """Return the targets of the windows at these positions of the index, (B, K)."""
-        if self.coefficients_NK is not None:
-            return self.coefficients_NK[torch.from_numpy(positions_B)]
-        return target_batch(self.runs, index_N2[positions_B])
+    scores: tuple[float, ...]
+    trace: list[float]
 
 
-Evaluate = Callable[[nn.Module], tuple[float, ...]]
-"""Scores of a model: the two validation subjects first, whatever else must be kept of that epoch after them."""
+Evaluate = Callable[[nn.Module], Scored]
 
 
 @dataclass(kw_only=True)
@@ -100,7 +127,18 @@ class History:
 
     loss: list[float] = field(default_factory=list)
     scores: list[tuple[float, ...]] = field(default_factory=list)
+    traces: list[list[float]] = field(default_factory=list)
     stop_reason: str = "all epochs"
+
+
+class Snapshots(Protocol):
+    """Where a job's state lies between epochs, so that another process can go on with it."""
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the last state; None where there is none."""
+
+    def save(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Keep a state, if it is time to."""
 
 
 def train(
@@ -113,52 +151,71 @@ def train(
     worker: Worker = Worker(),  # noqa: B008 - frozen
     evaluate: Evaluate | None = None,
     stop_after: int | None = None,
+    snapshots: Snapshots | None = None,
 ) -> History:
     """Train a model in place and return its history.
 
     ``stop_after`` ends training after that many epochs without changing the schedule, which spans ``epochs.maximum``.
+    Training goes on from the last of its snapshots, to the same end as without the interruption.
 
-    With several workers each takes its share of every batch, and the gradients are averaged over the batch: the
-    same batches in the same order give the same model, up to rounding, whatever the number of workers; only what
-    dropout draws differs.  Only the first worker scores; it tells the others when to stop.
+    With several workers each takes its share of every batch.  Losses that are means over windows are averaged, the
+    others see what all workers predict: the same batches in the same order give the same model, up to rounding,
+    whatever the number of workers.  Only what dropout and augmentation draw differs, and what a batch norm sees, which
+    is a worker's own share.  Only the first worker scores; it tells the others when to stop.
 
     Raises:
         TrainingDiverged: where the loss or a score is no longer finite.
     """
-    optimizer = OPTIMIZERS[config.optimizer](model.parameters(), config.learning_rate, config.weight_decay)
-    index_N2 = training.index
-    history = History()
-    for epoch in range(min(epochs.maximum, stop_after or epochs.maximum)):
-        order_N = np.random.default_rng([seed, epoch]).permutation(len(index_N2))
-        batches = [order_N[at : at + config.batch_size] for at in range(0, len(order_N), config.batch_size)]
-        model.train()
-        loss = 0.0
-        for number, positions in enumerate(batches):
-            done = (epoch + number / len(batches)) / epochs.maximum
-            _set_learning_rate(optimizer, config.learning_rate * SCHEDULES[config.schedule](done))
-            loss += _step(model, training, index_N2, positions, config, optimizer, worker) * len(positions)
-        history.loss.append(loss / len(order_N))
+    state = _TrainingState(model, config)
+    if snapshots is not None and (saved := snapshots.load()) is not None:
+        state.load(saved)
+    history = state.history
+    for epoch in range(len(history.loss), min(epochs.maximum, stop_after or epochs.maximum)):
+        history.loss.append(_train_epoch(state, training, config, epochs, [seed, epoch], worker))
         if evaluate is not None and worker.rank == 0:
-            history.scores.append(evaluate(model))
-        if _agree(_is_unscored(history.scores), worker):
+            with state.weights_to_score() as scored_model:
+                scored = evaluate(scored_model)
+            history.scores.append(scored.scores)
+            history.traces.append(scored.trace)
+        if _told(_is_unscored(history.scores), worker):
             raise TrainingDiverged("the model predicts what is no number")
-        if _agree(_is_patience_over(history.scores, epochs.patience), worker):
+        state.plateaus = _told(count_plateaus(history.scores), worker)
+        if _told(_is_patience_over(history.scores, epochs.patience), worker):
             history.stop_reason = "early stopping"
             break
+        if snapshots is not None and worker.rank == 0:
+            snapshots.save(state.to_dict)
+    state.finish()
     return history
 
 
-def predict(model: nn.Module, run: CachedRun) -> Tensor:
+def predict(model: nn.Module, run: CachedRun, inputs: Inputs = eeg_batch) -> Tensor:
     """Return what a model predicts for all windows of a run, in order, (T, K), on the CPU."""
     model.eval()
     device = next(model.parameters()).device
     index_N2 = window_index([run])
     with torch.inference_mode():
         parts = [
-            model(eeg_batch([run], index_N2[at : at + EVALUATION_BATCH]).to(device)).cpu()
+            model(inputs([run], index_N2[at : at + EVALUATION_BATCH]).to(device)).cpu()
             for at in range(0, len(index_N2), EVALUATION_BATCH)
         ]
     return torch.cat(parts)
+
+
+def largest_fitting_batch(model: nn.Module, training: TrainingSet, config: TrainingConfig, worker: Worker) -> int:
+    """Return the largest half, quarter and so on of the batch size for which a step finds memory; 0 where none does."""
+    size = config.batch_size // 2
+    while size:
+        try:
+            batch = training.batch(np.arange(min(size, len(training.index))))
+            _loss(model, batch, training.weights_K, config, Worker(device=worker.device), [size]).backward()
+        except torch.OutOfMemoryError:
+            size //= 2
+        else:
+            break
+        finally:
+            model.zero_grad(set_to_none=True)
+    return size
 
 
 def without_wrapper(model: nn.Module) -> nn.Module:
@@ -166,33 +223,176 @@ def without_wrapper(model: nn.Module) -> nn.Module:
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
-def _step(
-    model: nn.Module,
+def count_plateaus(scores: Sequence[tuple[float, ...]]) -> int:
+    """Return how often the validation subjects' mean score had no new best for PLATEAU_EPOCHS epochs.
+
+    The count starts anew after each plateau and each new best.
+    """
+    best, waited, plateaus = -math.inf, 0, 0
+    for first, second, *_ in scores:
+        waited = 0 if first + second > best else waited + 1
+        best = max(best, first + second)
+        if waited == PLATEAU_EPOCHS:
+            plateaus, waited = plateaus + 1, 0
+    return plateaus
+
+
+class _TrainingState:
+    """All that a training changes, epoch by epoch."""
+
+    def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
+        self.model = model
+        self.optimizer = OPTIMIZERS[config.optimizer](model.parameters(), config.learning_rate, config.weight_decay)
+        self.average: AveragedModel | None = None
+        if config.weight_average:
+            average = get_ema_multi_avg_fn(config.weight_average)
+            self.average = AveragedModel(without_wrapper(model), multi_avg_fn=average)
+        self.history = History()
+        self.plateaus = 0
+
+    def step(self) -> None:
+        """Step along the gradients that the model's parameters hold."""
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(without_wrapper(self.model))
+
+    @contextmanager
+    def weights_to_score(self) -> Iterator[nn.Module]:
+        """Return a context with the model that has the weights that count."""
+        if self.average is not None:
+            yield self.average.module
+            return
+        with averaged(self.optimizer):
+            yield self.model
+
+    def finish(self) -> None:
+        """Leave in the model the weights that count."""
+        if self.average is not None:
+            without_wrapper(self.model).load_state_dict(self.average.module.state_dict())
+        settle(self.optimizer)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the state for a file."""
+        return {
+            "model": without_wrapper(self.model).state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "history": asdict(self.history),
+            "plateaus": self.plateaus,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take a state from a file."""
+        without_wrapper(self.model).load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.history = History(**state["history"])
+        self.plateaus = state["plateaus"]
+
+
+def _train_epoch(
+    state: _TrainingState,
     training: TrainingSet,
-    index_N2: NDArray[np.int64],
-    positions_B: NDArray[np.int64],
     config: TrainingConfig,
-    optimizer: torch.optim.Optimizer,
+    epochs: Epochs,
+    seed_and_epoch: Sequence[int],
     worker: Worker,
 ) -> float:
-    share_B = positions_B[worker.rank :: worker.world_size]
-    weight = len(share_B) * worker.world_size / len(positions_B)
-    if not len(share_B):  # a last batch smaller than the group: take part with no weight
-        share_B = positions_B[:1]
-    optimizer.zero_grad(set_to_none=True)
-    predicted_BK = model(eeg_batch(training.runs, index_N2[share_B]).to(worker.device))
-    targets_BK = training.targets(index_N2, share_B).to(worker.device)
-    loss = LOSSES[config.loss](predicted_BK, targets_BK) * weight
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM_LIMIT)
-    mean = _mean_over_workers(loss.detach(), worker)
+    """Train for one epoch and return its loss; what it draws depends on seed, epoch and worker alone."""
+    epoch = seed_and_epoch[1]
+    order_N = ORDERS[config.order](training.subjects, np.random.default_rng(seed_and_epoch))
+    batches = [order_N[at : at + config.batch_size] for at in range(0, len(order_N), config.batch_size)]
+    draws = np.random.SeedSequence([*seed_and_epoch, worker.rank]).generate_state(2, np.uint32).tolist()
+    torch.manual_seed(draws[0])
+    generator = torch.Generator().manual_seed(draws[1])
+    state.model.train()
+    loss = 0.0
+    for number, positions in enumerate(batches):
+        progress = Progress(done=(epoch + number / len(batches)) / epochs.maximum, plateaus=state.plateaus)
+        factor = warmed_up(SCHEDULES[config.schedule], progress, config.warm_up_share)
+        _set_learning_rate(state.optimizer, config.learning_rate * factor)
+        loss += _step(state, training, positions, config, worker, generator) * len(positions)
+    return loss / len(order_N)
+
+
+def _step(
+    state: _TrainingState,
+    training: TrainingSet,
+    positions_B: NDArray[np.int64],
+    config: TrainingConfig,
+    worker: Worker,
+    generator: torch.Generator,
+) -> float:
+    """Take one step along the gradient of a batch and return its loss."""
+    pieces = pieces_of_workers(positions_B, config.accumulation, worker.world_size)
+    state.optimizer.zero_grad(set_to_none=True)
+    loss = torch.zeros((), device=worker.device)
+    for number, piece in enumerate(pieces):
+        own_B = piece[worker.rank] if len(piece[worker.rank]) else positions_B[:1]  # take part, with no weight
+        batch = AUGMENTATIONS[config.augmentation](training.batch(own_B), config.augmentation_strength, generator)
+        with nullcontext() if number == len(pieces) - 1 else _without_exchange(state.model):
+            part = _loss(state.model, batch, training.weights_K, config, worker, [len(share) for share in piece])
+            part = part / len(positions_B)
+            part.backward()
+        loss += part.detach()
+    if config.gradient_norm:
+        nn.utils.clip_grad_norm_(state.model.parameters(), config.gradient_norm)
+    mean = _mean_over_workers(loss, worker)
     if not math.isfinite(mean):
         raise TrainingDiverged(f"the loss is {mean}: learning rate {config.learning_rate:g} with {config.optimizer}")
-    optimizer.step()
+    state.step()
     return mean
 
 
-def _set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+def pieces_of_workers(
+    positions_B: NDArray[np.int64], accumulation: int, world_size: int
+) -> list[list[NDArray[np.int64]]]:
+    """Return a batch in pieces, each as one share per worker; as many pieces for all, whatever the shares' sizes."""
+    num_pieces = max(1, min(accumulation, len(positions_B) // world_size))
+    shares = [np.array_split(positions_B[rank::world_size], num_pieces) for rank in range(world_size)]
+    return [list(piece) for piece in zip(*shares, strict=True)]
+
+
+def _loss(
+    model: nn.Module, batch: Batch, weights_K: Tensor, config: TrainingConfig, worker: Worker, shares: Sequence[int]
+) -> Tensor:
+    """Return a piece's loss times its number of windows; what counts is the workers' mean of it and of its gradients.
+
+    ``shares`` are how many windows each worker has of the piece.
+    """
+    precision = PRECISIONS[config.precision]
+    kind = torch.device(worker.device).type
+    with nullcontext() if precision is None else torch.autocast(kind, dtype=precision):
+        predicted_BK = model(batch.inputs.to(worker.device))
+    predicted_BK, targets_BK = predicted_BK.float(), batch.targets_BK.to(worker.device)
+    weights_K, loss = weights_K.to(worker.device), LOSSES[config.loss]
+    if worker.world_size == 1 or loss.is_mean_over_windows:
+        mean = loss.compute(predicted_BK, targets_BK, weights_K)
+        return mean * (shares[worker.rank] * worker.world_size)
+    all_predicted, all_targets = (_of_all_workers(own, worker, shares) for own in (predicted_BK, targets_BK))
+    total = loss.compute(all_predicted, all_targets, weights_K) * sum(shares) + 0 * predicted_BK.sum()
+    # Each worker's gradient is that of its own share only, so their mean is too small by the number of workers.
+    return total * worker.world_size - (total * (worker.world_size - 1)).detach()
+
+
+def _of_all_workers(own_BK: Tensor, worker: Worker, shares: Sequence[int]) -> Tensor:
+    """Return what all workers have, one after the other; gradients reach this worker's own only."""
+    padded = own_BK.new_zeros(max(shares), own_BK.shape[1])
+    padded[: len(own_BK)] = own_BK.detach()
+    everyone = [torch.empty_like(padded) for _ in shares]
+    distributed.all_gather(everyone, padded)
+    parts = [part[:length] for part, length in zip(everyone, shares, strict=True)]
+    parts[worker.rank] = own_BK[: shares[worker.rank]]
+    return torch.cat(parts)
+
+
+def _without_exchange(model: nn.Module) -> AbstractContextManager[None]:
+    """Return a context in which gradients are gathered up, not yet averaged over workers."""
+    return model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()
+
+
+def _set_learning_rate(optimizer: optim.Optimizer, learning_rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
 
@@ -203,13 +403,13 @@ def _mean_over_workers(value: Tensor, worker: Worker) -> float:
     return float(value) / worker.world_size
 
 
-def _agree(stop: bool, worker: Worker) -> bool:
+def _told(number: int, worker: Worker) -> int:
     """Return what the first worker says, on every worker."""
     if worker.world_size == 1:
-        return stop
-    verdict = torch.tensor([stop], dtype=torch.int32, device=worker.device)
-    distributed.broadcast(verdict, src=0)
-    return bool(verdict.item())
+        return number
+    said = torch.tensor([number], dtype=torch.int32, device=worker.device)
+    distributed.broadcast(said, src=0)
+    return int(said.item())
 
 
 def _is_unscored(scores: Sequence[tuple[float, ...]]) -> bool:

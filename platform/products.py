@@ -36,7 +36,7 @@ from platform.events import (
 from platform.metrics import high_passed
 from platform.models.shape import ModelShape
 from platform.once import made_once
-from platform.windows import PAIRINGS, CachedRun, RunCache, window_volumes
+from platform.windows import PAIRINGS, CachedRun, RunCache, eeg_batch, window_index, window_volumes
 
 GREY_MATTER_PROBABILITY = 0.5
 PRODUCTS_VERSION = 4
@@ -160,6 +160,23 @@ class StudyData:
         features = self.product("band-power", {"subject": subject, "rate_hz": self.settings.rate_hz}, compute)
         return [features[key] for key in sorted(features)]
 
+    def window_features(
+        self, subject: str, name: str, compute_features: Callable[[torch.Tensor], torch.Tensor]
+    ) -> list[NDArray[np.float32]]:
+        """Return what a function named so makes of every window of a subject's runs, each (T, features)."""
+
+        def of_run(run: CachedRun) -> NDArray[np.float32]:
+            index = window_index([run])
+            with torch.inference_mode():
+                parts = [compute_features(eeg_batch([run], index[at : at + 64])) for at in range(0, len(index), 64)]
+            return torch.cat(parts).numpy()
+
+        def compute() -> dict[str, Any]:
+            return {f"{number:04d}": of_run(run) for number, run in enumerate(self.runs(subject))}
+
+        features = self.product(f"features-{name}", {"subject": subject, "rate_hz": self.settings.rate_hz}, compute)
+        return [features[key] for key in sorted(features)]
+
     def event_products(self, subject: str) -> EventProducts:
         """Return the products of a subject's FIR designs and volumes."""
 
@@ -194,6 +211,7 @@ class StudyData:
             grid_shape=layout.grid_shape,
             voxel_indices=torch.from_numpy(self.voxel_indices),
             basis=None if basis_KV is None else torch.from_numpy(basis_KV),
+            channel_positions=torch.tensor([place or (0.0, 0.0, 0.0) for place in layout.channel_locations_m]),
         )
 
     def product(
@@ -226,6 +244,13 @@ class StudyData:
     def _entry(self, run: CachedRun) -> ShardEntry:
         entries = self.manifest.of_subject(run.subject)
         return next(entry for entry in entries if (entry.task, entry.run) == (run.task, run.run))
+
+
+def output_weights(products: TrainingProducts, *, has_basis: bool) -> NDArray[np.float32]:
+    """Return how reliably each output responds in the training subjects, mean 1; a pattern by where it lies."""
+    weights_V = products.weights_V
+    weights = np.square(products.patterns_KV) @ weights_V if has_basis else weights_V
+    return np.asarray(weights / weights.mean(), np.float32)
 
 
 def rank_limited(products: TrainingProducts, rank: int) -> TrainingProducts:

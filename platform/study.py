@@ -218,6 +218,7 @@ def _job(settings: StudySettings, trial: LedgerTrial, fold: Fold) -> Job:
         seed=job_seed(settings.seed, trial.number, fold.number),
         trial=trial.number,
         fold=fold,
+        storage=settings.workers.storage,
     )
 
 
@@ -265,6 +266,7 @@ def _track_winner(settings: StudySettings, data: StudyData, ledger: Ledger, trac
         seed=job_seed(settings.seed, winner.number, len(data.manifest.subjects)),
         trial=winner.number,
         subjects=data.manifest.subjects,
+        storage=settings.workers.storage,
     )
     try:
         model = refit(job, settings.workers)

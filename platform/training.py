@@ -6,6 +6,8 @@ is the same training without scores, and always a Ray Train run.
 
 import dataclasses
 import functools
+import hashlib
+import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,24 +24,28 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.train.v2.api.result import Result
 from torch import Tensor, nn
 
+from datasets.storage import open_storage
 from platform.folds import Fold
 from platform.ledger import FoldRecord
 from platform.loop import (
     Epochs,
     History,
+    Scored,
     TrainingConfig,
     TrainingDiverged,
-    TrainingSet,
     Worker,
+    largest_fitting_batch,
     predict,
     train,
     without_wrapper,
 )
 from platform.metrics import FloatArray, high_passed, temporal_r
 from platform.models import ARCHITECTURES, Volumes
-from platform.products import DataSettings, StudyData, TrainingProducts, rank_limited
+from platform.products import DataSettings, StudyData, TrainingProducts, output_weights, rank_limited
 from platform.selection import best_position, cross_selected
-from platform.windows import CachedRun
+from platform.snapshots import JobSnapshots
+from platform.training_set import CachedFeatures, Inputs, TrainingSet
+from platform.windows import CachedRun, eeg_batch
 
 WEIGHTS_FILE = "weights.pt"
 
@@ -57,6 +63,7 @@ class Job:
         fold: the fold to train and score on; None for a refit.
         subjects: the subjects of a refit.
         stop_after: epochs after which a refit ends, on the schedule of ``epochs``; None for a fold job.
+        storage: where its snapshots lie, seen by every node; "" for none.
     """
 
     data: DataSettings
@@ -68,6 +75,13 @@ class Job:
     fold: Fold | None = None
     subjects: tuple[str, ...] = ()
     stop_after: int | None = None
+    storage: str = ""
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal; the same for the same training of the same data, wherever its snapshots lie."""
+        content = json.dumps(dataclasses.asdict(dataclasses.replace(self, storage="")), sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:32]
 
     @property
     def training_subjects(self) -> tuple[str, ...]:
@@ -115,6 +129,8 @@ def run_fold_job(job: Job, workers: Workers) -> FoldRecord:
         record = _run_here(job, here) if workers.count == 1 else _run_on_workers(job, workers)
     except (TrainingDiverged, torch.OutOfMemoryError) as error:
         record = FoldRecord(trial=job.trial, fold=job.fold.number, score=None, seed=job.seed, stop_reason=str(error))
+    if (snapshots := snapshots_of(job)) is not None:
+        snapshots.remove()
     return dataclasses.replace(record, seconds=round(time.monotonic() - start, 2))
 
 
@@ -134,7 +150,14 @@ def refit(job: Job, workers: Workers) -> Volumes:
     model, basis_KV = build_model(job, data, _products(job, data))
     with checkpoint.as_directory() as folder:
         model.load_state_dict(torch.load(Path(folder) / WEIGHTS_FILE, weights_only=True))
-    return Volumes(model, basis_KV)
+    if (snapshots := snapshots_of(job)) is not None:
+        snapshots.remove()
+    return Volumes(model, basis_KV, _features(job, data))
+
+
+def snapshots_of(job: Job) -> JobSnapshots | None:
+    """Return where a job's snapshots lie; None where it has no storage."""
+    return JobSnapshots(open_storage(job.storage), job.digest) if job.storage else None
 
 
 @functools.lru_cache(maxsize=1)
@@ -154,7 +177,10 @@ def build_model(job: Job, data: StudyData, products: TrainingProducts) -> tuple[
 class FoldEvaluator:
     """Scores a model on a fold's two validation subjects and its test subject, over the voxels that weigh."""
 
-    def __init__(self, data: StudyData, fold: Fold, products: TrainingProducts, *, has_basis: bool) -> None:
+    def __init__(
+        self, data: StudyData, fold: Fold, products: TrainingProducts, *, has_basis: bool, inputs: Inputs
+    ) -> None:
+        self._inputs = inputs
         self._voxels = np.flatnonzero(products.weights_V)
         self._weights = products.weights_V[self._voxels]
         self._basis = torch.from_numpy(products.patterns_KV[:, self._voxels]) if has_basis else None
@@ -164,21 +190,23 @@ class FoldEvaluator:
             runs = data.runs(subject)
             targets = [data.high_passed(run.targets[:, self._voxels].astype(np.float32)) for run in runs]
             self._subjects.append((runs, targets))
-        self.traces: list[NDArray[np.float32]] = []
 
-    def __call__(self, model: nn.Module) -> tuple[float, ...]:
-        """Return the scores of the first and second validation subject and of the test subject."""
-        scores = []
-        bare = without_wrapper(model)
-        for number, (runs, targets) in enumerate(self._subjects):
-            predictions = [self._voxel_series(predict(bare, run)) for run in runs]
-            scores.append(temporal_r(predictions, targets, self._weights, self._layout.repetition_time_s))
-            if number == 0:
-                self.traces.append(self._weighted_mean(high_passed(predictions[0], self._layout.repetition_time_s)))
-        return tuple(scores)
+    def __call__(self, model: nn.Module) -> Scored:
+        """Return the scores of the first and second validation subject and of the test subject.
 
-    def trace(self, epoch: int) -> dict[str, Any]:
-        """Return the first validation subject's target and prediction over its first run, after the given epoch."""
+        The trace is what is predicted for the first one's first run, averaged over voxels by weight.
+        """
+        bare, repetition_time_s = without_wrapper(model), self._layout.repetition_time_s
+        scores: list[float] = []
+        trace: list[float] = []
+        for runs, targets in self._subjects:
+            predictions = [self._voxel_series(predict(bare, run, self._inputs)) for run in runs]
+            scores.append(temporal_r(predictions, targets, self._weights, repetition_time_s))
+            trace = trace or _rounded(self._weighted_mean(high_passed(predictions[0], repetition_time_s)))
+        return Scored(scores=tuple(scores), trace=trace)
+
+    def trace(self, prediction: list[float]) -> dict[str, Any]:
+        """Return the first validation subject's target over its first run beside a prediction of it."""
         runs, targets = self._subjects[0]
         run = runs[0]
         layout = self._layout
@@ -187,7 +215,7 @@ class FoldEvaluator:
             "first_s": run.window_volumes * layout.repetition_time_s + layout.reference_time_s,
             "step_s": layout.repetition_time_s,
             "target": _rounded(self._weighted_mean(targets[0])),
-            "prediction": _rounded(self.traces[epoch]),
+            "prediction": prediction,
         }
 
     def _voxel_series(self, predicted_TK: Tensor) -> NDArray[np.float32]:
@@ -203,7 +231,8 @@ def _run_here(job: Job, worker: Worker) -> FoldRecord:
     assert fold is not None
     data = open_data(job.data)
     products = _products(job, data)
-    evaluator = FoldEvaluator(data, fold, products, has_basis=bool(_training_config(job).output_rank))
+    has_basis = bool(_training_config(job).output_rank)
+    evaluator = FoldEvaluator(data, fold, products, has_basis=has_basis, inputs=_inputs(job, data))
     history, _ = _train(job, data, products, worker, evaluator)
     if worker.rank:  # only the first worker scores
         return FoldRecord(trial=job.trial, fold=fold.number, score=None)
@@ -220,7 +249,7 @@ def _run_here(job: Job, worker: Worker) -> FoldRecord:
         stop_reason=history.stop_reason,
         loss=tuple(history.loss),
         validation=(tuple(first), tuple(second)),
-        trace=evaluator.trace(best_position(second)),
+        trace=evaluator.trace(history.traces[best_position(second)]),
     )
 
 
@@ -232,13 +261,52 @@ def _train(
     model = model.to(worker.device)
     if worker.world_size > 1:
         model = prepare_model(model)
-        torch.manual_seed(job.seed + worker.rank)  # dropout differs between workers
-    coefficients = torch.from_numpy(products.coefficients_NK) if basis is not None else None
-    training = TrainingSet(runs=data.runs_of(job.training_subjects), coefficients_NK=coefficients)
-    history = train(
-        model, training, config, job.epochs, job.seed, worker=worker, evaluate=evaluator, stop_after=job.stop_after
+    training = TrainingSet(
+        runs=data.runs_of(job.training_subjects),
+        coefficients_NK=torch.from_numpy(products.coefficients_NK) if basis is not None else None,
+        weights_K=torch.from_numpy(output_weights(products, has_basis=basis is not None)),
+        inputs=_inputs(job, data),
     )
+    try:
+        history = train(
+            model,
+            training,
+            config,
+            job.epochs,
+            job.seed,
+            worker=worker,
+            evaluate=evaluator,
+            stop_after=job.stop_after,
+            snapshots=snapshots_of(job),
+        )
+    except torch.OutOfMemoryError as error:
+        fitting = largest_fitting_batch(model, training, config, worker) if worker.world_size == 1 else 0
+        advice = f"; {fitting} would fit" if fitting else ""
+        raise TrainingDiverged(f"out of memory at batch_size {config.batch_size}{advice}") from error
     return history, model
+
+
+def _inputs(job: Job, data: StudyData) -> Inputs:
+    """Return what the job's model sees of windows: their EEG, or features of it that this node keeps."""
+    features = _features(job, data)
+    if features is None:
+        return eeg_batch
+    seen = job.training_subjects if job.fold is None else (*job.fold.training, *job.fold.validation, job.fold.test)
+    return CachedFeatures(
+        features={
+            (run.subject, run.task, run.run): torch.from_numpy(features_TF)
+            for subject in seen
+            for run, features_TF in zip(
+                data.runs(subject), data.window_features(subject, job.architecture, features), strict=True
+            )
+        }
+    )
+
+
+def _features(job: Job, data: StudyData) -> nn.Module | None:
+    """Return what makes features of windows, where the architecture takes features in place of EEG."""
+    make = ARCHITECTURES[job.architecture].features
+    return None if make is None else make(data.model_shape(None))
 
 
 def _products(job: Job, data: StudyData) -> TrainingProducts:

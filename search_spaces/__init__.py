@@ -9,7 +9,7 @@ from typing import Any
 
 import optuna
 
-from search_spaces import shared, transformer
+from search_spaces import band_power, convolutional, fully_connected, shared, transformer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,5 +32,8 @@ def _with_shared(own: Callable[[optuna.Trial], dict[str, Any]], default: dict[st
 
 
 SEARCH_SPACES: dict[str, SearchSpace] = {
+    "fully_connected": _with_shared(fully_connected.suggest, fully_connected.DEFAULT),
+    "convolutional": _with_shared(convolutional.suggest, convolutional.DEFAULT),
     "transformer": _with_shared(transformer.suggest, transformer.DEFAULT),
+    "band_power": _with_shared(band_power.suggest, band_power.DEFAULT),
 }

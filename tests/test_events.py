@@ -179,12 +179,11 @@ def test_voxels_outside_grey_matter_get_none():
     assert weights_V[0] == 0 and weights_V[1] > 0
 
 
-def test_a_response_that_differs_in_sign_between_subjects_gets_next_to_none():
+def test_responses_that_differ_in_sign_between_subjects_tell_nothing():
     shape_P = np.tile(np.hanning(NUM_LAGS), len(KINDS))
     opposed = [subject(seed, 1.0, shape_P * (-1) ** seed) for seed in range(6)]
-    agreed = [subject(seed, 1.0, shape_P) for seed in range(6)]
     everywhere = np.ones(V, bool)
-    assert responsive_weights(opposed, everywhere).max() < 0.05 * responsive_weights(agreed, everywhere).max()
+    np.testing.assert_array_equal(responsive_weights(opposed, everywhere), everywhere.astype(np.float32))
 
 
 def without_events(seed: int) -> EventProducts:

@@ -3,13 +3,14 @@
 import logging
 from pathlib import Path
 
+import mne
 import numpy as np
 import pytest
 from scipy.io import savemat
 from small_eeg import ecg_with, heart_beats
 
 from datasets.errors import BadInput
-from datasets.oddball import CHANNELS, find_recordings, read_eeg, read_events, read_slice_times
+from datasets.oddball import CHANNELS, channel_locations_m, find_recordings, read_eeg, read_events, read_slice_times
 from datasets.pulse import agreement, find_beats
 from datasets.recording import Recording
 
@@ -405,3 +406,10 @@ def test_a_slice_order_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     recording.slice_order.write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(BadInput, match="cannot read the slice order"):
         read_slice_times(recording, 4)
+
+
+def test_electrodes_lie_where_mne_puts_them_on_a_head():
+    info = mne.create_info(list(CHANNELS), 1000.0, "eeg", verbose="error")
+    info.set_montage("colin27_1005")
+    expected = np.array([channel["loc"][:3] for channel in info["chs"]])
+    np.testing.assert_allclose(np.array(channel_locations_m(CHANNELS)), expected, atol=2e-5)

@@ -69,7 +69,7 @@ def test_windows_designs_and_features_have_one_row_per_volume_that_has_30_second
     run = data.runs("sub-01")[0]
     assert data.window_volumes == run.window_volumes == WINDOW
     assert run.num_windows == VOLUMES - WINDOW
-    assert data.event_kinds == ("task face", "task house")
+    assert data.event_kinds == ("auditory face", "auditory house")
     assert data.event_design(run).shape == (VOLUMES - WINDOW, 2 * NUM_LAGS)
     assert [len(features) for features in data.band_power("sub-01")] == [VOLUMES - WINDOW] * 2
     assert data.manifest.layout.channel_locations_m[1] is None

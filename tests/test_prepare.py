@@ -169,8 +169,10 @@ def signals(shards: Path, subject: str) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return a subject's runs in standard deviations: EEG (C, N) and BOLD (R, V)."""
     storage, manifest = open_storage(shards), manifest_at(shards)
     runs = [read_shard(storage, entry, manifest.layout) for entry in manifest.of_subject(subject)]
-    scale = manifest.layout.scale
-    return [(run.eeg_RCS.transpose(1, 0, 2).reshape(34, -1) * scale, run.bold_RV * scale) for run in runs]
+    layout = manifest.layout
+    return [
+        (run.eeg_RCS.transpose(1, 0, 2).reshape(34, -1) * layout.eeg_scale, run.bold_RV * layout.scale) for run in runs
+    ]
 
 
 def assert_refused(answer: Answer, *words: str) -> None:

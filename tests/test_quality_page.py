@@ -111,7 +111,7 @@ def test_what_looks_bad_is_flagged_in_words(tmp_path, quality, flag):
     page = report_of(tmp_path, subjects=1, runs=1, quality=quality, has_images=False)
     assert flag in page.row("sub-01")[-1]
     assert page.count("td", **{"class": "number bad"}) == 1
-    assert "0 of 1 run look good" in page.text
+    assert "0 of 1 run looks good" in page.text
 
 
 @pytest.mark.parametrize("quality", [{"tsnr": 30.0}, {"coverage": 0.9}, {"marker_shift_s": 0.05}, {"tsnr": None}])

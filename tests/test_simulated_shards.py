@@ -48,8 +48,8 @@ def test_shards_are_normalised_as_preparation_normalises(shards: Path) -> None:
     storage = open_storage(shards)
     manifest = read_manifest(storage)
     read = [read_shard(storage, entry, manifest.layout) for entry in manifest.of_subject("sub-01")]
-    eeg = np.concatenate([shard.eeg_RCS.transpose(1, 0, 2).reshape(34, -1) for shard in read], axis=1) / 1000
-    np.testing.assert_allclose(eeg.std(axis=1), 1, atol=0.01)
+    steps = np.concatenate([shard.eeg_RCS.transpose(1, 0, 2).reshape(34, -1) for shard in read], axis=1)
+    np.testing.assert_allclose(steps.std(axis=1) * manifest.layout.eeg_scale, 1, atol=0.01)
     assert read[0].eeg_RCS.shape == (40, 34, 2 * RATE_HZ)
     np.testing.assert_allclose((read[0].bold_RV / 1000).std(axis=0), 1, atol=0.01)
     np.testing.assert_allclose(read[0].bold_RV.mean(axis=0) / 1000, 0, atol=0.01)

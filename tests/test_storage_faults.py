@@ -199,6 +199,7 @@ def test_a_large_upload_that_fails_leaves_what_was_there(through, proxy, fault, 
 
 @pytest.mark.parametrize("content", [b"small", LARGE], ids=["small", "large"])
 def test_ctrl_c_during_an_upload_leaves_no_part_of_it(through, proxy, content):
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     storage = through()
     storage.write("file", b"earlier")
     proxy.plan = first(1, "late", method="P")
@@ -207,6 +208,7 @@ def test_ctrl_c_during_an_upload_leaves_no_part_of_it(through, proxy, content):
     with pytest.raises(KeyboardInterrupt):
         storage.write("file", content)
     interrupt.join()
+    signal.signal(signal.SIGINT, usual)
     assert storage.read("file") == content
 
 

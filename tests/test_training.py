@@ -13,14 +13,28 @@ import two_workers
 from altered_study import with_other_bold
 from small_study import NUM_VOXELS, write_small_study
 
-from platform import products
+from datasets.storage import open_storage
+from platform import loop, products, snapshots
 from platform.figures import trace_figure
 from platform.folds import leave_one_subject_out
 from platform.ledger import FoldRecord
-from platform.loop import Epochs, TrainingConfig, TrainingDiverged, TrainingSet, Worker, predict, train
+from platform.loop import (
+    Epochs,
+    Scored,
+    TrainingConfig,
+    TrainingDiverged,
+    Worker,
+    largest_fitting_batch,
+    pieces_of_workers,
+    predict,
+    train,
+)
+from platform.models import ARCHITECTURES, Volumes
 from platform.products import DataSettings, StudyData
+from platform.snapshots import JobSnapshots
 from platform.training import Job, Workers, build_model, job_seed, run_fold_job
-from platform.windows import WINDOW_VOLUMES
+from platform.training_set import TrainingSet
+from platform.windows import WINDOW_VOLUMES, eeg_batch, window_index
 
 ROOT = Path(__file__).resolve().parent.parent
 SUBJECTS, VOLUMES = 6, 90
@@ -217,11 +231,11 @@ def looped(scores: list[tuple[float, float]], patience: int) -> tuple[int, str]:
     told = iter(scores)
     history = train(
         two_workers.example_model(),
-        TrainingSet(runs=[two_workers.example_run()], coefficients_NK=None),
+        two_workers.example_training(),
         TrainingConfig(output_rank=0),
         Epochs(maximum=len(scores), patience=patience),
         seed=0,
-        evaluate=lambda _: next(told),
+        evaluate=lambda _: Scored(scores=next(told), trace=[]),
     )
     assert len(history.loss) == len(history.scores)
     return len(history.loss), history.stop_reason
@@ -246,7 +260,7 @@ def test_a_score_as_good_as_before_is_no_new_best():
 def test_without_scores_all_epochs_are_trained_unless_it_is_stopped_after_fewer(stop_after, expected):
     history = train(
         two_workers.example_model(),
-        TrainingSet(runs=[two_workers.example_run()], coefficients_NK=None),
+        two_workers.example_training(),
         TrainingConfig(output_rank=0),
         Epochs(maximum=3, patience=1),
         seed=0,
@@ -263,7 +277,7 @@ def test_a_loss_that_is_no_number_ends_training():
     with pytest.raises(TrainingDiverged, match="the loss is nan: learning rate 0.001 with adamw"):
         train(
             two_workers.example_model(),
-            TrainingSet(runs=[run_of_nan], coefficients_NK=None),
+            two_workers.example_training(run_of_nan),
             TrainingConfig(output_rank=0),
             Epochs(maximum=1),
             seed=0,
@@ -273,24 +287,248 @@ def test_a_loss_that_is_no_number_ends_training():
 def test_targets_of_a_low_rank_output_are_the_weights_of_the_same_windows():
     recording = two_workers.example_run()
     coefficients_NK = torch.arange(2 * two_workers.WINDOWS).float()[:, None]
-    training = TrainingSet(runs=[recording, recording], coefficients_NK=coefficients_NK)
+    other = dataclasses.replace(recording, subject="sub-02")
+    training = TrainingSet(runs=[recording, other], coefficients_NK=coefficients_NK, weights_K=torch.ones(1))
     positions = np.array([3, 25, 0])
-    assert training.targets(training.index, positions)[:, 0].tolist() == [3, 25, 0]
+    batch = training.batch(positions)
+    assert batch.targets_BK[:, 0].tolist() == [3, 25, 0]
+    assert batch.subject_B.tolist() == [0, 1, 0]
     assert training.index[positions].tolist() == [[0, 3], [1, 25 - two_workers.WINDOWS], [0, 0]]
 
 
 # Several workers
 
 
-@pytest.mark.parametrize(("optimizer", "patience"), [("nesterov", 2), pytest.param("adamw", 9, marks=pytest.mark.slow)])
-def test_two_workers_train_as_one_does(optimizer, patience, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+BATCHES_OF_SEVEN = {"output_rank": 0, "batch_size": 7, "learning_rate": 3e-3}
+ALIKE = {
+    "plain": {},
+    "in pieces": {"accumulation": 2},
+    "weighted": {"loss": "weighted_mse", "order": "subject_balanced"},
+    "correlation, averaged": {"loss": "correlation", "weight_average": 0.9},
+    "correlation, in pieces": {"loss": "mse_correlation", "accumulation": 3},
+}
+
+
+def free_port() -> int:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        port = listening.getsockname()[1]
-    alone, _ = two_workers.trained(Worker(), optimizer, patience)
-    of_workers = two_workers.losses_of_workers(2, port, str(tmp_path), optimizer, patience)
-    assert len(alone.loss) == (5 if patience == 2 else 6)  # the first worker stops the other, too
-    assert alone.loss[-1] < alone.loss[0]
-    for losses in of_workers:
-        np.testing.assert_allclose(losses, alone.loss, atol=1e-4)
+        port: int = listening.getsockname()[1]
+    return port
+
+
+def test_two_workers_train_as_one_does_whatever_the_loss(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    # Steps as long as the gradient, because steps by its sign alone make rounding large.
+    steps = {"optimizer": "momentum", "learning_rate": 3e-2}
+    configs = [TrainingConfig(**BATCHES_OF_SEVEN | steps | changes) for changes in ALIKE.values()]
+    # In one process pieces are of another size, so that a loss over the batch's windows sees others of them.
+    whole = [dataclasses.replace(config, accumulation=1) for config in configs[:-1]]
+    alone = [two_workers.outcome(Worker(), config, 2) for config in whole]
+    of_workers = two_workers.outcomes_of_workers(2, free_port(), str(tmp_path), configs, 2)
+    for one, *several in zip(alone, *(outcomes[:-1] for outcomes in of_workers), strict=True):
+        assert len(one[0]) == 5  # the first worker stops the other, too
+        for loss, prediction in several:
+            np.testing.assert_allclose(loss, one[0], atol=1e-4)
+            torch.testing.assert_close(prediction, one[1], atol=1e-3, rtol=1e-3)
+    pieces = [outcomes[-1] for outcomes in of_workers]
+    np.testing.assert_allclose(pieces[0][0], pieces[1][0], atol=1e-6)
+    assert pieces[0][0][-1] < pieces[0][0][0]
+
+
+# What a trial may vary about training
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "bf16"}, {"weight_average": 0.5}, {"optimizer": "schedule_free"}, {"optimizer": "muon"},
+        {"augmentation": "mixup"}, {"schedule": "plateau"}, {"warm_up_share": 0.5}, {"gradient_norm": 0.0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_configuration_trains_the_same_again_and_not_as_another(changes):
+    def outcome(**configuration: object) -> tuple[list[float], torch.Tensor]:
+        return two_workers.outcome(Worker(), TrainingConfig(**BATCHES_OF_SEVEN | configuration), 9)
+
+    first, again, plain = outcome(**changes), outcome(**changes), outcome()
+    assert first[0] == again[0] and torch.equal(first[1], again[1])
+    assert not torch.equal(first[1], plain[1])
+    assert min(first[0]) < first[0][0]
+
+
+def test_pieces_of_a_batch_change_nothing_but_memory():
+    whole, parted = (
+        two_workers.outcome(Worker(), TrainingConfig(**BATCHES_OF_SEVEN, accumulation=pieces), 9) for pieces in (1, 4)
+    )
+    np.testing.assert_allclose(whole[0], parted[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("size", range(1, 9))
+@pytest.mark.parametrize("accumulation", [1, 2, 5])
+def test_every_window_of_a_batch_is_one_workers_and_all_have_as_many_pieces(size, accumulation):
+    pieces = pieces_of_workers(np.arange(size), accumulation, 3)
+    assert sorted(np.concatenate([share for piece in pieces for share in piece]).tolist()) == list(range(size))
+    assert {len(piece) for piece in pieces} == {3}
+    assert len(pieces) == max(1, min(accumulation, size // 3))
+
+
+def test_what_is_scored_is_what_is_left_in_the_model():
+    scored = []
+
+    def evaluate(model: torch.nn.Module) -> Scored:
+        scored.append(predict(model, two_workers.example_run(1)))
+        return Scored(scores=(0.0, 0.0), trace=[])
+
+    for changes in ({"weight_average": 0.9}, {"optimizer": "schedule_free"}, {}):
+        model = two_workers.example_model()
+        config = TrainingConfig(**BATCHES_OF_SEVEN | changes)
+        train(model, two_workers.example_training(), config, Epochs(maximum=2), seed=0, evaluate=evaluate)
+        assert torch.equal(predict(model, two_workers.example_run(1)), scored[-1])
+
+
+# Snapshots
+
+
+class Interrupted(Exception):
+    """The process was lost."""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"weight_average": 0.9, "schedule": "plateau"}, {"optimizer": "schedule_free"}, {"optimizer": "muon"}],
+)
+def test_training_goes_on_from_its_snapshot_to_the_same_end(changes, tmp_path):
+    def run(
+        stop_at: int | None, snapshots: JobSnapshots | None
+    ) -> tuple[list[float], list[tuple[float, ...]], torch.Tensor]:
+        model = two_workers.example_model(dropout=0.2)
+        epochs = iter(range(99))
+
+        def evaluate(scored_model: torch.nn.Module) -> Scored:
+            if stop_at is not None and next(epochs) == stop_at:
+                raise Interrupted
+            score = float(predict(scored_model, two_workers.example_run(1)).mean())
+            return Scored(scores=(score, -score), trace=[score])
+
+        config = TrainingConfig(**BATCHES_OF_SEVEN | {"augmentation": "noise"} | changes)
+        history = train(
+            model, two_workers.example_training(), config, Epochs(maximum=5, patience=9), seed=3, evaluate=evaluate,
+            snapshots=snapshots,
+        )  # fmt: skip
+        return history.loss, history.scores, predict(model, two_workers.example_run(1))
+
+    undisturbed = run(None, None)
+    snapshots = JobSnapshots(open_storage(tmp_path), "job", seconds_between=0)
+    with pytest.raises(Interrupted):
+        run(3, snapshots)
+    loss, scores, prediction = run(None, snapshots)
+    assert (loss, scores) == undisturbed[:2]
+    assert torch.equal(prediction, undisturbed[2])
+
+
+def test_snapshots_are_kept_seldom_and_removed_in_the_end(tmp_path):
+    storage = open_storage(tmp_path)
+    seldom = JobSnapshots(storage, "job")
+    seldom.save(lambda: {"epoch": 1})
+    assert seldom.load() is None
+    often = JobSnapshots(storage, "job", seconds_between=0)
+    often.save(lambda: {"epoch": 2})
+    assert seldom.load() == {"epoch": 2}
+    assert storage.names("snapshots") == ["snapshots/job.pt"]
+    often.remove()
+    often.remove()
+    assert seldom.load() is None
+
+
+def test_a_job_leaves_no_snapshot_and_goes_on_from_one(coupled, tmp_path, monkeypatch):
+    monkeypatch.setattr(snapshots, "SECONDS_BETWEEN", 0.0)
+    wanted = dataclasses.replace(job(coupled, epochs=3), storage=str(tmp_path))
+    undisturbed = run_fold_job(job(coupled, epochs=3), Workers())
+    real_step, steps = loop._step, iter(range(10_000))
+
+    def lost(*arguments: object) -> float:
+        if next(steps) == 15:
+            raise Interrupted
+        return real_step(*arguments)
+
+    monkeypatch.setattr(loop, "_step", lost)
+    with pytest.raises(Interrupted):
+        run_fold_job(wanted, Workers())
+    assert [path.name for path in (tmp_path / "snapshots").iterdir()] == [f"{wanted.digest}.pt"]
+    record = run_fold_job(wanted, Workers())
+    assert (record.score, record.loss, record.trace) == (undisturbed.score, undisturbed.loss, undisturbed.trace)
+    assert not list((tmp_path / "snapshots").iterdir())
+
+
+def test_the_digest_of_a_job_tells_trainings_apart_and_not_where_snapshots_lie(coupled):
+    one = job(coupled)
+    assert one.digest == dataclasses.replace(one, storage="s3://bucket").digest
+    assert (
+        len({one.digest, job(coupled, seed=2).digest, job(coupled, fold=1).digest, job(coupled, width=8).digest}) == 4
+    )
+
+
+# Memory
+
+
+class Narrow(torch.nn.Module):
+    """Finds no memory for more than a few windows."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, eeg_BCS: torch.Tensor) -> torch.Tensor:
+        if len(eeg_BCS) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.model(eeg_BCS)
+
+
+@pytest.mark.parametrize(("batch_size", "fitting"), [(16, 4), (64, 4), (11, 5), (5, 2), (1, 0)])
+def test_the_largest_batch_that_fits_is_found_by_halves(batch_size, fitting):
+    config = TrainingConfig(output_rank=0, batch_size=batch_size)
+    model = Narrow(two_workers.example_model())
+    assert largest_fitting_batch(model, two_workers.example_training(), config, Worker()) == fitting
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_configuration_without_memory_fails_alone_and_says_what_would_fit(coupled, monkeypatch):
+    architecture = ARCHITECTURES["transformer"]
+    narrow = dataclasses.replace(architecture, build=lambda config, shape: Narrow(architecture.build(config, shape)))
+    monkeypatch.setitem(ARCHITECTURES, "transformer", narrow)
+    record = run_fold_job(job(coupled), Workers())
+    assert record.score is None
+    assert record.stop_reason == "out of memory at batch_size 32; 4 would fit"
+
+
+# Every architecture
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_is_trained_scored_and_exported(architecture, coupled):
+    """Its exported program, which MLflow keeps, maps any number of windows of EEG as the model does."""
+    configuration = {"output_rank": 8, "learning_rate": 3e-3, "batch_size": 32}
+    wanted = dataclasses.replace(job(coupled, epochs=2), architecture=architecture, configuration=configuration)
+    record = run_fold_job(wanted, Workers())
+    assert record.stop_reason == "all epochs"
+    assert record.loss[1] < record.loss[0]
+    assert record.score is not None and record.trace is not None
+    data = StudyData(wanted.data)
+    model, basis = build_model(wanted, data, data.training_products(wanted.training_subjects))
+    make_features = ARCHITECTURES[architecture].features
+    features = None if make_features is None else make_features(data.model_shape(None))
+    volumes = Volumes(model, basis, features).eval()
+    recording = data.runs("sub-01")[0]
+    eeg_BCS = eeg_batch([recording], window_index([recording])[:5])
+    dynamic = {"eeg_BCS": {0: torch.export.Dim("windows", min=1, max=64)}}
+    program = torch.export.export(volumes, (eeg_BCS[:2],), dynamic_shapes=dynamic).module()
+    torch.testing.assert_close(program(eeg_BCS), volumes(eeg_BCS), rtol=1e-3, atol=1e-4)
+
+
+def test_cached_features_of_windows_are_those_of_their_eeg_and_are_made_once(coupled, monkeypatch):
+    wanted = dataclasses.replace(
+        job(coupled, epochs=1), architecture="band_power", configuration={"output_rank": 8, "batch_size": 32}
+    )
+    record = run_fold_job(wanted, Workers())
+    monkeypatch.setattr(products, "eeg_batch", lambda *_: pytest.fail("features are made again"))
+    assert run_fold_job(wanted, Workers()).score == record.score

@@ -71,7 +71,8 @@ def one_run_cache(
     storage = open_storage(folder)
     layout = dataclasses.replace(small_layout(), eeg_rate_hz=stored_hz, repetition_time_s=repetition_time_s)
     rows = eeg_CN.shape[1] // layout.samples_per_volume
-    eeg_RCS, _ = quantise(eeg_CN.reshape(len(eeg_CN), rows, -1).transpose(1, 0, 2).astype(np.float32))
+    per_volume = eeg_CN.reshape(len(eeg_CN), rows, -1).transpose(1, 0, 2).astype(np.float32)
+    eeg_RCS, _ = quantise(per_volume, layout.eeg_scale)
     bold_RV, _ = quantise(np.repeat(np.arange(rows)[:, None] / 10, NUM_VOXELS, axis=1).astype(np.float32))
     names = shard_names("sub-01", "auditory", 1)
     shard = write_shard(storage, names["shard"], shard_table("sub-01", "auditory", 1, eeg_RCS, bold_RV, layout))

@@ -3,15 +3,17 @@
 Importable, so that spawned processes find it.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 import numpy as np
 import torch
 from torch import distributed, multiprocessing, nn
 
-from platform.loop import Epochs, History, TrainingConfig, TrainingSet, Worker, train
+from platform.loop import Epochs, History, Scored, TrainingConfig, Worker, predict, train, without_wrapper
 from platform.models import ARCHITECTURES
 from platform.models.shape import ModelShape
+from platform.training_set import TrainingSet
 from platform.windows import WINDOW_VOLUMES, CachedRun
 
 CHANNELS, VOXELS, RATE_HZ, WINDOWS = 3, 8, 125, 22
@@ -46,7 +48,11 @@ def example_model(dropout: float = 0.0) -> nn.Module:
     return ARCHITECTURES["transformer"].build(config, shape)
 
 
-def trained(worker: Worker, optimizer: str, patience: int) -> tuple[History, nn.Module]:
+def example_training(*runs: CachedRun) -> TrainingSet:
+    return TrainingSet(runs=runs or [example_run()], coefficients_NK=None, weights_K=torch.linspace(0.5, 1.5, VOXELS))
+
+
+def trained(worker: Worker, config: TrainingConfig, patience: int) -> tuple[History, nn.Module]:
     """Train for a few epochs as this worker; scores fall from the third epoch on."""
     model = example_model()
     if worker.world_size > 1:
@@ -54,29 +60,37 @@ def trained(worker: Worker, optimizer: str, patience: int) -> tuple[History, nn.
     scores = iter([(0.1, 0.1), (0.2, 0.2), (0.3, 0.3), *[(0.0, 0.0)] * 20])
     history = train(
         model,
-        TrainingSet(runs=[example_run()], coefficients_NK=None),
-        TrainingConfig(output_rank=0, batch_size=7, learning_rate=3e-3, optimizer=optimizer),
+        example_training(),
+        config,
         Epochs(maximum=6, patience=patience),
         seed=3,
         worker=worker,
-        evaluate=lambda _: next(scores),
+        evaluate=lambda _: Scored(scores=next(scores), trace=[0.0]),
     )
-    return history, model
+    return history, without_wrapper(model)
 
 
-def losses_of_workers(count: int, port: int, folder: str, optimizer: str, patience: int) -> list[list[float]]:
-    """Train in so many processes and return the loss curve that each of them saw."""
-    multiprocessing.spawn(_be_worker, args=(count, port, folder, optimizer, patience), nprocs=count)
+def outcome(worker: Worker, config: TrainingConfig, patience: int) -> tuple[list[float], torch.Tensor]:
+    """Return the loss curve and what the trained model predicts."""
+    history, model = trained(worker, config, patience)
+    return history.loss, predict(model, example_run(1))
+
+
+def outcomes_of_workers(
+    count: int, port: int, folder: str, configs: Sequence[TrainingConfig], patience: int
+) -> list[list[tuple[list[float], torch.Tensor]]]:
+    """Train each configuration in so many processes and return the outcomes that each of them saw."""
+    multiprocessing.spawn(_be_worker, args=(count, port, folder, configs, patience), nprocs=count)
     return [torch.load(f"{folder}/{rank}.pt") for rank in range(count)]
 
 
-def _be_worker(rank: int, count: int, port: int, folder: str, optimizer: str, patience: int) -> None:
+def _be_worker(rank: int, count: int, port: int, folder: str, configs: Sequence[TrainingConfig], patience: int) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group(
         "gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=count, timeout=timedelta(seconds=60)
     )
     try:
-        history, _ = trained(Worker(rank=rank, world_size=count), optimizer, patience)
-        torch.save(history.loss, f"{folder}/{rank}.pt")
+        worker = Worker(rank=rank, world_size=count)
+        torch.save([outcome(worker, config, patience) for config in configs], f"{folder}/{rank}.pt")
     finally:
         distributed.destroy_process_group()

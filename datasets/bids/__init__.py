@@ -32,7 +32,7 @@ from datasets.bids.files import (
     run_key,
 )
 from datasets.bids.runs import repetition_time_s
-from datasets.errors import BadInput
+from datasets.errors import BadInput, may_pass
 from datasets.recording import SCANNER, Events, Recording
 
 __all__ = ["find_recordings", "read_eeg", "read_events", "read_slice_times"]
@@ -176,9 +176,11 @@ def _moved(key: RunKey, numbers: Mapping[RunKey, int]) -> str:
 
 
 def _recording(key: RunKey, number: int, bold: Path, eeg: Path | None) -> Recording:
+    fault = ""
     try:
         repetition_s, slice_order = repetition_time_s(bold), _slice_order(bold)
     except BadInput as problem:
+        fault = str(problem) if may_pass(problem) else ""
         logger.debug("%s", problem)  # reading the EEG says it again, and the run is skipped
         repetition_s, slice_order = 1.0, None
     return Recording(
@@ -193,6 +195,8 @@ def _recording(key: RunKey, number: int, bold: Path, eeg: Path | None) -> Record
         events=_events_table(bold, eeg),
         slice_order=slice_order,
         repetition_time_s=repetition_s,
+        fault=fault,
+        fault_may_pass=bool(fault),
     )
 
 

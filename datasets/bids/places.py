@@ -10,14 +10,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import mne
 import numpy as np
 from mne.transforms import apply_trans, get_ras_to_neuromag_trans
 from numpy.typing import NDArray
 
 from datasets.bids.files import inherited_files, number_in, read_json, read_rows
+from datasets.montage import Place, rounded, usual_places_m
 
-MONTAGE = "colin27_1005"
 HEAD_SYSTEMS = ("CapTrak", "ElektaNeuromag")
 """BIDS's names of coordinate systems whose axes and origin are those of mne's head space."""
 METRES = {"m": 1.0, "cm": 0.01, "mm": 0.001}
@@ -25,7 +24,6 @@ LANDMARKS = ("NAS", "LPA", "RPA")
 NEAREST_M, FARTHEST_M = 0.04, 0.2
 
 Floats = NDArray[np.float64]
-Place = tuple[float, float, float]
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +48,7 @@ def _measured(path: Path) -> Mapping[str, Place]:
             logger.warning("%s: no known coordinate system of a head; electrodes are placed by their names", table.name)
             continue
         named = zip((row["name"] for row in rows), points_m, strict=True)
-        return {name: _place(point_m) for name, point_m in named if np.isfinite(point_m).all()}
+        return {name: rounded(point_m) for name, point_m in named if np.isfinite(point_m).all()}
     return {}
 
 
@@ -88,15 +86,9 @@ def _in_file(raw: Any) -> Mapping[str, Place]:  # noqa: ANN401 - mne's
     positions: Mapping[str, Any] = {} if montage is None else montage.get_positions()
     if positions.get("coord_frame") != "head":
         return {}
-    return {name: _place(point) for name, point in positions["ch_pos"].items() if _is_head(np.atleast_2d(point))}
+    return {name: rounded(point) for name, point in positions["ch_pos"].items() if _is_head(np.atleast_2d(point))}
 
 
 @cache
 def _usual() -> Mapping[str, Place]:
-    positions = mne.channels.make_standard_montage(MONTAGE).get_positions()["ch_pos"]
-    return {name.casefold(): _place(point) for name, point in positions.items()}
-
-
-def _place(point_m: Floats) -> Place:
-    x, y, z = (round(float(value), 5) for value in point_m)
-    return x, y, z
+    return {name.casefold(): place for name, place in usual_places_m().items()}

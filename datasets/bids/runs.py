@@ -11,6 +11,7 @@ import nibabel
 
 from datasets.bids.files import EEG_EXTENSIONS, IMAGE_EXTENSIONS, metadata, parse_name, run_key
 from datasets.errors import BadInput
+from datasets.images import is_empty
 from datasets.matlab import first_line
 from datasets.recording import SCANNER, Recording
 
@@ -90,6 +91,10 @@ def _header_repetition_time_s(bold: Path) -> float | None:
 
 def _header(path: Path) -> Any:  # noqa: ANN401 - a NIfTI header
     try:
+        if is_empty(path):
+            raise BadInput(f"cannot read the BOLD of {path}: it is empty (0 bytes); download it again")
         return nibabel.load(path).header
+    except BadInput:
+        raise
     except _UNREADABLE as error:
         raise BadInput(f"cannot read the BOLD of {path}: {first_line(error)}; download it again") from error

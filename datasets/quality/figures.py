@@ -83,9 +83,10 @@ def latency_chart(
     """
     if not latencies:
         return None
-    number = np.unique(np.concatenate([np.asarray(each["slice"], int) for each in latencies]))
-    mean = np.array([_mean_at(latencies, each) for each in number])
-    centred, centre = number - number.mean(), float(np.mean(mean))
+    seen = np.unique(np.concatenate([np.asarray(each["slice"], int) for each in latencies]))
+    number = np.arange(seen[0], seen[-1] + 1)
+    mean = np.array([_mean_at(latencies, each) if each in seen else math.nan for each in number])
+    centred, centre = number - seen.mean(), float(np.nanmean(mean))
     guides = {"ascending": -sweep_s, "descending": sweep_s, "fitted": -slope_s}
     lines = [Line(name=name, y=centre + slope * centred) for name, slope in guides.items() if math.isfinite(slope)]
     dots = [(np.asarray(each["slice"], float), np.asarray(each["latency_s"], float)) for each in latencies]

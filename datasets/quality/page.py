@@ -112,7 +112,10 @@ def page(manifest: Manifest, subjects: Sequence[SubjectPart], outlines: Markup, 
 def _header(manifest: Manifest, subjects: Sequence[SubjectPart]) -> Markup:
     num_flagged, num_runs = sum(each.num_flagged for each in subjects), sum(len(each.rows) for each in subjects)
     facts = [
-        element("strong", f"{num_runs - num_flagged} of {_count(num_runs, 'run')} look good"),
+        element(
+            "strong",
+            f"{num_runs - num_flagged} of {_count(num_runs, 'run')} {'looks' if num_runs == 1 else 'look'} good",
+        ),
         element("a", f"{num_flagged} flagged", href="#verdicts"),
         element("a", f"{len(manifest.skipped)} skipped", href="#skipped"),
         element("a", _count(sum(len(each.warnings) for each in subjects), "warning"), href="#warnings"),
@@ -364,7 +367,10 @@ def _count(number: int, what: str) -> str:
 
 
 def _shown(value: float, digits: str) -> str:
-    return format(value, digits).replace("-", MINUS) if math.isfinite(value) else UNKNOWN
+    if not math.isfinite(value):
+        return UNKNOWN
+    text = format(value, digits)
+    return text.lstrip("+-") if not float(text.rstrip("%")) else text.replace("-", MINUS)
 
 
 def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -1,7 +1,8 @@
 """The architectures that a search may be started for: each a configuration and the model that it builds.
 
 A model maps EEG windows (batch, channels, samples) to volumes within the mask (batch, voxels), or, where the shape
-names a basis, to that basis's weights (batch, patterns), which ``Volumes`` turns into voxels.
+names a basis, to that basis's weights (batch, patterns), which ``Volumes`` turns into voxels.  A model whose
+architecture has features maps those, (batch, features), in place of EEG.
 """
 
 from collections.abc import Callable
@@ -10,33 +11,48 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from platform.models.band_power import BandPower, BandPowerConfig, BandPowerFeatures
+from platform.models.convolutional import Convolutional, ConvolutionalConfig
+from platform.models.fully_connected import FullyConnected, FullyConnectedConfig
 from platform.models.shape import ModelShape
 from platform.models.transformer import Transformer, TransformerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """A configuration class, and how to build a model of it for a shape of data."""
+    """A configuration class, and how to build a model of it for a shape of data.
+
+    Attributes:
+        config: the class of its configurations.
+        build: from a configuration and a shape to a model.
+        features: from a shape to a module without parameters, from EEG (B, C, S) to what the model takes, (B, F), so
+            that it can be computed once per run; None where the model takes EEG.
+    """
 
     config: type[Any]
     build: Callable[[Any, ModelShape], nn.Module]
+    features: Callable[[ModelShape], nn.Module] | None = None
 
 
 ARCHITECTURES: dict[str, Architecture] = {
+    "fully_connected": Architecture(config=FullyConnectedConfig, build=FullyConnected),
+    "convolutional": Architecture(config=ConvolutionalConfig, build=Convolutional),
     "transformer": Architecture(config=TransformerConfig, build=Transformer),
+    "band_power": Architecture(config=BandPowerConfig, build=BandPower, features=BandPowerFeatures),
 }
 
 
 class Volumes(nn.Module):
-    """A trained model whose output is always voxels: (B, C, S) to (B, V)."""
+    """A trained model from EEG, (B, C, S), to voxels, (B, V), whatever it takes and gives itself."""
 
-    def __init__(self, model: nn.Module, basis_KV: Tensor | None) -> None:
+    def __init__(self, model: nn.Module, basis_KV: Tensor | None, features: nn.Module | None = None) -> None:
         super().__init__()
+        self.features = features
         self.model = model
         self.register_buffer("basis_KV", basis_KV)
         self.basis_KV: Tensor | None
 
     def forward(self, eeg_BCS: Tensor) -> Tensor:
         """Return volumes within the mask, (B, V)."""
-        predicted: Tensor = self.model(eeg_BCS)
+        predicted: Tensor = self.model(eeg_BCS if self.features is None else self.features(eeg_BCS))
         return predicted if self.basis_KV is None else predicted @ self.basis_KV

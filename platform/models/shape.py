@@ -17,6 +17,8 @@ class ModelShape:
         grid_shape: the grid of which the mask is a part.
         voxel_indices: grid index of every voxel in the mask, int64, shape (V, 3).
         basis: patterns that a low-rank output combines, float32, shape (K, V); None where all voxels are predicted.
+        channel_positions: where the electrodes are, in m, float32, shape (C, 3), zero where unknown; None where none
+            is known.
     """
 
     num_channels: int
@@ -26,8 +28,14 @@ class ModelShape:
     grid_shape: tuple[int, int, int]
     voxel_indices: Tensor
     basis: Tensor | None
+    channel_positions: Tensor | None = None
 
     @property
     def num_voxels(self) -> int:
         """Voxels in the mask."""
         return len(self.voxel_indices)
+
+    @property
+    def samples_per_volume(self) -> int:
+        """EEG samples of one channel in a volume's time."""
+        return self.num_samples // self.num_volumes

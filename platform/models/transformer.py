@@ -1,19 +1,35 @@
-"""A transformer from EEG channels to fMRI slices.
+"""A transformer from EEG tokens to fMRI slices.
 
-Every channel's window becomes one token; learned queries, one per sagittal slice, read the encoded tokens; each
-slice becomes its voxels, or all slices together the weights of a low-rank basis.  No true volume is ever seen.
+A token holds one channel's whole window, or one volume's time of all channels, or there are tokens of both kinds;
+learned queries, one per sagittal slice, read the encoded tokens; each slice becomes its voxels, or all slices together
+the weights of a low-rank basis.
 
-Legend of shapes: B batch, C channels, S samples, D width, L sagittal slices, K basis patterns, V voxels in the mask.
+Slices are decoded in parallel, or one after the other, each from the model's own slices before it.  Published decoders
+of the second kind train on the true slices before it and are scored with them too, which tells them the answer.  Here
+training and scoring are the same: no true volume is ever an input.
+
+Legend of shapes: B windows, C channels, S samples, N volumes that a window spans, F features of a channel in a volume's
+time, T tokens, D width, L sagittal slices, K basis patterns, V voxels in the mask.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from platform.activations import ACTIVATIONS
-from platform.models.embedding import EMBEDDINGS
+from platform.models.attention import DecoderLayer, EncoderLayer, KeysValues
+from platform.models.blocks import NORMS, check_at_least, check_choices, check_shares
+from platform.models.embedding import EMBEDDINGS, ChannelTokens, PatchTokens
+from platform.models.encoding import ENCODINGS, TIME_ENCODINGS
 from platform.models.shape import ModelShape
+
+TOKENS = {"channels": ("channels",), "patches": ("patches",), "both": ("channels", "patches")}
+"""What a token is about: a channel's whole window, one volume's time of all channels (a patch), or some of each."""
+
+TOKEN_NORMS = [name for name in NORMS if name != "batch"]
+"""Not batch: a decoder that sees one slice at a time would norm each by others than while scoring."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,25 +37,35 @@ class TransformerConfig:
     """What a trial may vary about the transformer."""
 
     embedding: str = "log_power"
+    tokens: str = "channels"
+    encoding: str = "learned"
     width: int = 64
     num_heads: int = 4
     num_encoder_layers: int = 1
     num_decoder_layers: int = 1
+    decoding: str = "parallel"
     feedforward_ratio: int = 2
+    norm: str = "layer"
     activation: str = "gelu"
     dropout: float = 0.1
+    stochastic_depth: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.width % self.num_heads:
+        if self.num_heads < 1 or self.width < 1 or self.width % self.num_heads:
             raise ValueError(f"width must be a multiple of num_heads, but got {self.width} and {self.num_heads}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), but got {self.dropout}")
-        for name, choice, choices in (
-            ("embedding", self.embedding, EMBEDDINGS),
-            ("activation", self.activation, ACTIVATIONS),
-        ):
-            if choice not in choices:
-                raise ValueError(f"{name} must be one of {sorted(choices)}, but got {choice!r}")
+        check_choices(
+            self,
+            {
+                "embedding": EMBEDDINGS,
+                "tokens": TOKENS,
+                "encoding": ENCODINGS,
+                "decoding": DECODINGS,
+                "norm": TOKEN_NORMS,
+                "activation": ACTIVATIONS,
+            },
+        )
+        check_shares(self, "dropout", "stochastic_depth")
+        check_at_least(self, num_encoder_layers=0, num_decoder_layers=1, feedforward_ratio=1)
 
 
 class Transformer(nn.Module):
@@ -47,26 +73,99 @@ class Transformer(nn.Module):
 
     def __init__(self, config: TransformerConfig, shape: ModelShape) -> None:
         super().__init__()
-        num_slices = shape.grid_shape[0]
-        embedding = EMBEDDINGS[config.embedding]
-        self.embed = embedding(shape.num_samples, shape.num_volumes, shape.rate_hz, config.width)
-        self.channel_position = nn.Parameter(0.02 * torch.randn(shape.num_channels, config.width))
-        self.slice_queries = nn.Parameter(0.02 * torch.randn(num_slices, config.width))
-        self.encoder = nn.ModuleList(_encoder_layer(config) for _ in range(config.num_encoder_layers))
-        self.decoder = nn.ModuleList(_decoder_layer(config) for _ in range(config.num_decoder_layers))
-        self.norm = nn.LayerNorm(config.width)
+        self.read = EMBEDDINGS[config.embedding](shape)
+        self.tokens = nn.ModuleList(
+            EncodedTokens(about, config, shape, self.read.num_features, is_normalised=self.read.is_normalised)
+            for about in TOKENS[config.tokens]
+        )
+        self.encoder = nn.Sequential(*(EncoderLayer(**_layer(config)) for _ in range(config.num_encoder_layers)))
+        self.decoder: ParallelDecoder | AutoregressiveDecoder = DECODINGS[config.decoding](config, shape.grid_shape[0])
         self.head = VoxelHead(config.width, shape) if shape.basis is None else LowRankHead(config.width, shape)
 
     def forward(self, eeg_BCS: Tensor) -> Tensor:
         """Return what the head predicts: (B, V) voxels, or (B, K) weights of the basis."""
-        tokens_BCD = self.embed(eeg_BCS) + self.channel_position
-        for layer in self.encoder:
-            tokens_BCD = layer(tokens_BCD)
-        slices_BLD = self.slice_queries.expand(eeg_BCS.shape[0], -1, -1)
-        for layer in self.decoder:
-            slices_BLD = layer(slices_BLD, tokens_BCD)
-        predicted: Tensor = self.head(self.norm(slices_BLD))
+        read_BCNF = self.read(eeg_BCS)
+        tokens_BTD = self.encoder(torch.cat([tokens(read_BCNF) for tokens in self.tokens], dim=1))
+        predicted: Tensor = self.head(self.decoder(tokens_BTD))
         return predicted
+
+
+class EncodedTokens(nn.Module):
+    """Tokens about channels or about patches, with the encoding of which is which: (B, C, N, F) to (B, T, D)."""
+
+    def __init__(
+        self, about: str, config: TransformerConfig, shape: ModelShape, num_features: int, *, is_normalised: bool
+    ) -> None:
+        super().__init__()
+        of_channels = about == "channels"
+        tokens = ChannelTokens if of_channels else PatchTokens
+        encoding = (ENCODINGS if of_channels else TIME_ENCODINGS)[config.encoding]
+        self.tokens = tokens(num_features, shape, config.width, is_normalised=is_normalised)
+        self.encoding = encoding(self.tokens.num_tokens, config.width, shape.channel_positions)
+
+    def forward(self, read_BCNF: Tensor) -> Tensor:
+        """Return the encoded tokens, (B, T, D)."""
+        encoded_BTD: Tensor = self.tokens(read_BCNF) + self.encoding()
+        return encoded_BTD
+
+
+class Decoder(nn.Module):
+    """What every order of decoding has: a query per slice, layers, and a norm of what is decoded."""
+
+    def __init__(self, config: TransformerConfig, num_slices: int) -> None:
+        super().__init__()
+        self.slice_queries = nn.Parameter(0.02 * torch.randn(num_slices, config.width))
+        self.layers = nn.ModuleList(DecoderLayer(**_layer(config)) for _ in range(config.num_decoder_layers))
+        self.norm = NORMS[config.norm](config.width)
+
+    def layers_and_eeg(self, tokens_BTD: Tensor) -> list[tuple[DecoderLayer, KeysValues]]:
+        """Return every layer with what it may ask of the EEG's tokens."""
+        layers = [layer for layer in self.layers if isinstance(layer, DecoderLayer)]
+        return [(layer, layer.of_eeg.keys_values(tokens_BTD)) for layer in layers]
+
+
+class ParallelDecoder(Decoder):
+    """All slices at once, each free to ask all others: (B, T, D) to (B, L, D)."""
+
+    def forward(self, tokens_BTD: Tensor) -> Tensor:
+        """Return one token per slice, (B, L, D)."""
+        slices_BLD = self.slice_queries.expand(tokens_BTD.shape[0], -1, -1)
+        for layer, eeg in self.layers_and_eeg(tokens_BTD):
+            slices_BLD, _ = layer(slices_BLD, eeg)
+        decoded: Tensor = self.norm(slices_BLD)
+        return decoded
+
+
+class AutoregressiveDecoder(Decoder):
+    """Slices in order, each from its query and the slice before it, free to ask all before it: (B, T, D) to (B, L, D).
+
+    What it is given of the slice before it is the token that this slice's voxels are predicted from.
+    """
+
+    def __init__(self, config: TransformerConfig, num_slices: int) -> None:
+        super().__init__(config, num_slices)
+        self.from_previous = nn.Linear(config.width, config.width)
+
+    def forward(self, tokens_BTD: Tensor) -> Tensor:
+        """Return one token per slice, (B, L, D)."""
+        layers = self.layers_and_eeg(tokens_BTD)
+        earlier: list[KeysValues | None] = [None] * len(layers)
+        decoded: list[Tensor] = []
+        for query_D in self.slice_queries:
+            slice_B1D = query_D.expand(tokens_BTD.shape[0], 1, -1)
+            if decoded:
+                slice_B1D = slice_B1D + self.from_previous(decoded[-1])
+            for number, (layer, eeg) in enumerate(layers):
+                slice_B1D, earlier[number] = layer(slice_B1D, eeg, earlier[number])
+            decoded.append(self.norm(slice_B1D))
+        return torch.cat(decoded, dim=1)
+
+
+DECODINGS: dict[str, type[ParallelDecoder] | type[AutoregressiveDecoder]] = {
+    "parallel": ParallelDecoder,
+    "autoregressive": AutoregressiveDecoder,
+}
+"""In which order slices are decoded."""
 
 
 class VoxelHead(nn.Module):
@@ -101,25 +200,13 @@ class LowRankHead(nn.Module):
         return weights_BK
 
 
-def _encoder_layer(config: TransformerConfig) -> nn.TransformerEncoderLayer:
-    return nn.TransformerEncoderLayer(
-        config.width,
-        config.num_heads,
-        dim_feedforward=config.width * config.feedforward_ratio,
-        dropout=config.dropout,
-        activation=ACTIVATIONS[config.activation](),
-        batch_first=True,
-        norm_first=True,
-    )
-
-
-def _decoder_layer(config: TransformerConfig) -> nn.TransformerDecoderLayer:
-    return nn.TransformerDecoderLayer(
-        config.width,
-        config.num_heads,
-        dim_feedforward=config.width * config.feedforward_ratio,
-        dropout=config.dropout,
-        activation=ACTIVATIONS[config.activation](),
-        batch_first=True,
-        norm_first=True,
-    )
+def _layer(config: TransformerConfig) -> dict[str, Any]:
+    return {
+        "width": config.width,
+        "num_heads": config.num_heads,
+        "hidden": config.width * config.feedforward_ratio,
+        "norm": config.norm,
+        "activation": config.activation,
+        "dropout": config.dropout,
+        "depth": config.stochastic_depth,
+    }

@@ -1,0 +1,100 @@
+"""Windows to train on: what a model sees of each, what it must predict, whose it is, and the order of an epoch.
+
+Takes runs and what a fold's training subjects say about outputs; gives batches.
+
+Legend of shapes: N training windows, B windows of a batch, K outputs of the model (voxels or basis weights).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from platform.augmentations import Batch
+from platform.windows import CachedRun, eeg_batch, target_batch, window_index
+
+Inputs = Callable[[Sequence[CachedRun], NDArray[np.int64]], Tensor]
+"""From runs and windows, (B, 2) as (number of run, number of window), to what a model sees: (B, C, S) or (B, F)."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CachedFeatures:
+    """Inputs computed before: features of all windows of a run, (T, F), by subject, task and number of the run."""
+
+    features: Mapping[tuple[str, str, int], Tensor]
+
+    def __call__(self, runs: Sequence[CachedRun], index_B2: NDArray[np.int64]) -> Tensor:
+        """Return the features of the given windows, (B, F)."""
+        keys = [(run.subject, run.task, run.run) for run in runs]
+        return torch.stack([self.features[keys[int(which)]][int(window)] for which, window in index_B2])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainingSet:
+    """Windows to train on.
+
+    Attributes:
+        runs: whose windows they are.
+        coefficients_NK: basis weights of every window's volume; None where the target is the volume itself.
+        weights_K: how reliably each output responds in the training subjects, not negative, mean 1.
+        inputs: what a model sees of windows.
+    """
+
+    runs: Sequence[CachedRun]
+    coefficients_NK: Tensor | None
+    weights_K: Tensor
+    inputs: Inputs = eeg_batch
+
+    @cached_property
+    def index(self) -> NDArray[np.int64]:
+        """Every window, as (number of run, number of window)."""
+        return window_index(self.runs)
+
+    @cached_property
+    def subjects(self) -> NDArray[np.int64]:
+        """Whose each window is, numbered from 0 in the order of the runs."""
+        names = list(dict.fromkeys(run.subject for run in self.runs))
+        return np.array([names.index(run.subject) for run in self.runs])[self.index[:, 0]]
+
+    def batch(self, positions_B: NDArray[np.int64]) -> Batch:
+        """Return the windows at these positions of the index."""
+        wanted_B2 = self.index[positions_B]
+        return Batch(
+            inputs=self.inputs(self.runs, wanted_B2),
+            targets_BK=self._targets(positions_B, wanted_B2),
+            subject_B=torch.from_numpy(self.subjects[positions_B]),
+        )
+
+    def _targets(self, positions_B: NDArray[np.int64], wanted_B2: NDArray[np.int64]) -> Tensor:
+        if self.coefficients_NK is not None:
+            return self.coefficients_NK[torch.from_numpy(positions_B)]
+        return target_batch(self.runs, wanted_B2)
+
+
+def shuffled(subject_N: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Take the windows in any order."""
+    return rng.permutation(len(subject_N))
+
+
+def subject_balanced(subject_N: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Take a window of each subject in turn, so that every batch holds all alike; subjects with few windows repeat."""
+    subjects = np.unique(subject_N)
+    most = np.bincount(subject_N).max()
+    turns = [_repeated(rng.permutation(np.flatnonzero(subject_N == subject)), most) for subject in subjects]
+    order: NDArray[np.int64] = np.stack(turns, axis=1).ravel()
+    return order
+
+
+def _repeated(positions: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    return np.resize(positions, length)
+
+
+ORDERS: dict[str, Callable[[NDArray[np.int64], np.random.Generator], NDArray[np.int64]]] = {
+    "shuffled": shuffled,
+    "subject_balanced": subject_balanced,
+}
+"""How an epoch goes through the windows."""
