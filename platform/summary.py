@@ -45,7 +45,7 @@ def _states(result: StudyResult) -> str:
 
 
 def _configuration(winner: LedgerTrial) -> list[str]:
-    rows = [f"  {key:<20} {_shown(value)}" for key, value in sorted(winner.configuration.items())]
+    rows = [f"  {key:<22} {_shown(value)}" for key, value in sorted(winner.configuration.items())]
     return [f"best configuration (trial {winner.number})", *rows]
 
 
