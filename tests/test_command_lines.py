@@ -223,7 +223,7 @@ def test_a_folder_that_may_not_be_written_is_one_line_and_status_2(signals, caps
     assert "choose a folder that you may write to" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("error", [ValueError("a bug"), OSError(errno.EIO, "a broken disk")])
+@pytest.mark.parametrize("error", [ValueError("a bug"), OSError(errno.EBADF, "a closed file")])
 def test_what_the_user_cannot_mend_keeps_its_traceback(signals, error):
     with pytest.raises(type(error)):
         run_command(raising(error))

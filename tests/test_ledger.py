@@ -541,7 +541,7 @@ def test_a_proposal_ignores_what_happened_after_the_trials_that_it_is_told_of(sa
 def test_numbers_and_seeds_give_different_proposals(sampler, quick):
     history = study_with(quick, sampler, 3).history(1)
     rates = {
-        propose(history, sampler, SPACE, seed, number).params["learning_rate"]
+        propose(history, sampler, SPACE, seed, number).configuration["learning_rate"]
         for seed in range(3)
         for number in range(1, 4)
     }

@@ -148,7 +148,10 @@ def test_a_search_goes_on_without_mlflow_and_sends_what_is_missing_later(undistu
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("perceptron", "--shards", "{shards}"), "ARCHITECTURE must be one of transformer"),
+        (
+            ("perceptron", "--shards", "{shards}"),
+            "ARCHITECTURE must be one of fully_connected, convolutional, transformer, band_power",
+        ),
         (("transformer",), "no shards are configured"),
         (("transformer", "--shards", "{tmp}/nothing"), "python -m datasets.prepare"),
         (("transformer", "--shards", "{foreign}"), "holds no shards of this project"),

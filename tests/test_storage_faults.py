@@ -432,7 +432,7 @@ def test_a_claim_whose_writer_died_blocks_others_in_one_line_but_not_its_like(ob
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(storage_module.time, "sleep", die)
-        patched.setattr(Storage, "_remove", lambda self, name: None)
+        patched.setattr(Storage, "remove", lambda self, name: None)
         claim(storage, "preparation.json", b"theirs")
     with pytest.raises(StorageUnusable, match="delete that file and run the same command again"):
         claim(storage, "preparation.json", b"mine", seconds=0.5)
