@@ -50,10 +50,12 @@ class FoldJobs:
     in_flight: dict[str, tuple[int, int]] = field(default_factory=dict)
     fault: str = ""
     """What kept a job from ending though its configuration is not to blame; no job starts after it."""
+    error: Exception | None = None
+    """What kept the ledger from being read or written; no job starts after it, and nothing is committed."""
 
     def next_job(self) -> Job | Wait | Done:
         """Return the next job, after proposing trials and telling settled ones as far as they come before it."""
-        if self.fault or time.monotonic() >= self.deadline:
+        if self.fault or self.error or time.monotonic() >= self.deadline:
             return Wait() if self.in_flight else Done()
         while True:
             step = next_job([trial.progress for trial in self.ledger.trials], set(self.in_flight.values()), self.racing)
@@ -83,7 +85,10 @@ class FoldJobs:
 
 
 class FoldJobSearcher(Searcher):
-    """Tune's view of the fold jobs; it keeps nothing of its own, so a new start needs nothing of it."""
+    """Tune's view of the fold jobs; it keeps nothing of its own, so a new start needs nothing of it.
+
+    An error of the ledger is kept until Tune has ended: raised within Tune, it would come out as one of Tune's own.
+    """
 
     def __init__(self, jobs: FoldJobs) -> None:
         super().__init__(metric="score", mode="max")
@@ -91,7 +96,11 @@ class FoldJobSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override] # Tune means FINISHED, too
         """Return the next job's configuration, None while none can start, or the word that ends the run."""
-        job = self._jobs.next_job()
+        try:
+            job = self._jobs.next_job()
+        except Exception as error:  # noqa: BLE001 - raised again in run_fold_jobs
+            self._jobs.error = error
+            job = self._jobs.next_job()
         if isinstance(job, Done):
             return Searcher.FINISHED
         if isinstance(job, Wait):
@@ -104,8 +113,13 @@ class FoldJobSearcher(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Commit what the job reported; a job that ended without a report is left for the next start to repeat."""
         trial, fold = self._jobs.in_flight.pop(trial_id)
+        if self._jobs.error is not None:
+            return
         if result is not None and "record" in result and not error:
-            self._jobs.commit(opened(result["record"]))
+            try:
+                self._jobs.commit(opened(result["record"]))
+            except Exception as problem:  # noqa: BLE001 - raised again in run_fold_jobs
+                self._jobs.error = problem
             return
         self._jobs.fault = f"trial {trial} on fold {fold} ended {MAX_FAILURES + 1} times without a result"
 
@@ -143,6 +157,8 @@ def run_fold_jobs(jobs: FoldJobs, workers: Workers, concurrency: int) -> None:
         ),
     )
     tuner.fit()
+    if jobs.error is not None:
+        raise jobs.error
     if jobs.fault:
         raise BadInput(
             f"{jobs.fault}: a worker was lost, memory or a disk is full, or the program is at fault (the errors "
