@@ -2,12 +2,24 @@
 
 import sys
 
-from benchmarks import batches, fold_jobs, motion, preparation, shard_formats
+from benchmarks import (
+    batches,
+    fold_jobs,
+    motion,
+    other_loaders,
+    preparation,
+    published_contrast,
+    shard_formats,
+    training,
+)
 from benchmarks.table import print_table
 
 BENCHMARKS = {
     "shard_formats": shard_formats,
     "batches": batches,
+    "other_loaders": other_loaders,
+    "training": training,
+    "published_contrast": published_contrast,
     "fold_jobs": fold_jobs,
     "motion": motion,
     "preparation": preparation,

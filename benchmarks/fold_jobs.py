@@ -63,7 +63,7 @@ def _pace(place: Path, data: DataSettings, folds: Sequence[Fold], *, concurrency
         on_told=lambda _: None,
     )
     start = time.perf_counter()
-    run_fold_jobs(jobs, Workers(storage=str(place / "jobs")), concurrency, max_failures=0)
+    run_fold_jobs(jobs, Workers(storage=str(place / "jobs")), concurrency)
     moments, steady = [moment for moment, _ in records], records[2:]
     return Pace(
         first_s=moments[0] - start,

@@ -95,11 +95,11 @@ def prepare_bold(
     seconds at which the slices along the image's third axis are taken; None leaves the step out.  The mean is taken
     before, the standard deviation after the high-pass.  BadInput where the image cannot be used.
     """
-    volumes = _finite_volumes(image)
+    volumes, is_known = _volumes(image)
     if slice_times_s is not None:
         volumes = correct_slice_times(volumes, slice_times_s, repetition_time_s, reference_s=repetition_time_s / 2)
     everywhere = np.concatenate([points_mm, fluid_points_mm()])
-    sampled, is_covered = _sample(volumes, image.affine, alignment.epi_points(everywhere), poses)
+    sampled, is_covered = _sample(volumes, is_known, image.affine, alignment.epi_points(everywhere), poses)
     series, coverage = sampled[:, : len(points_mm)], is_covered[: len(points_mm)]
     _check_coverage(coverage)
     fluid = sampled[:, len(points_mm) :][:, is_covered[len(points_mm) :]]
@@ -146,9 +146,10 @@ def to_grid(
 
     Each volume is interpolated once, by a cubic B-spline.  ``poses`` (volumes, 4, 4) map a point of the scanner space
     that the alignment was made in to where that tissue lay at each volume, mm to mm; None means that nothing moved.
-    A point outside the field of view of any volume, or in a voxel that is not finite, is not covered: its series is 0.
+    A point is not covered, and its series 0, outside the field of view of any volume, and in a voxel that is not finite
+    in all volumes, or is zero in all of them, as other pipelines leave what lies outside the brain.
     """
-    series, covered = _sample(_finite_volumes(image), image.affine, alignment.epi_points(points_mm), poses)
+    series, covered = _sample(*_volumes(image), image.affine, alignment.epi_points(points_mm), poses)
     _check_coverage(covered)
     return series, covered
 
@@ -224,17 +225,15 @@ def _mean(series: Series) -> Series:
     return np.asarray(series.mean(axis=0, dtype=np.float64), dtype=np.float32)
 
 
-def _finite_volumes(image: nibabel.Nifti1Image) -> Series:
-    """Return the image (x, y, z, volumes); a voxel that is not finite throughout is nan throughout."""
+def _volumes(image: nibabel.Nifti1Image) -> tuple[Series, Mask]:
+    """Return the image (x, y, z, volumes), and which voxels (x, y, z) are finite in all volumes and not zero in all."""
     if len(image.shape) != 4 or min(image.shape[:3]) < TAPS or image.shape[3] < 2:
         raise BadInput(f"BOLD must be a 4-D image of 2 volumes and {TAPS} voxels an axis or more, but is {image.shape}")
     volumes = image.get_fdata(dtype=np.float32, caching="unchanged")
-    is_broken = ~np.isfinite(volumes.sum(axis=3))
-    if is_broken.any():
-        logger.warning("%d voxels of the BOLD image are not finite and count as not covered", is_broken.sum())
-        volumes = volumes.copy()
-        volumes[is_broken] = np.nan
-    return np.asarray(volumes, dtype=np.float32)
+    is_finite = np.isfinite(volumes.sum(axis=3))
+    if not is_finite.all():
+        logger.warning("%d voxels of the BOLD image are not finite and count as not covered", (~is_finite).sum())
+    return np.asarray(volumes, dtype=np.float32), is_finite & volumes.any(axis=3)
 
 
 def _check_coverage(covered: Mask) -> None:
@@ -243,24 +242,28 @@ def _check_coverage(covered: Mask) -> None:
 
 
 def _sample(
-    volumes: Series, affine: NDArray[np.float64], points_epi: NDArray[np.float64], poses: NDArray[np.float64] | None
+    volumes: Series,
+    is_known: Mask,
+    affine: NDArray[np.float64],
+    points_epi: NDArray[np.float64],
+    poses: NDArray[np.float64] | None,
 ) -> tuple[Series, Mask]:
     to_voxels = np.linalg.inv(affine)
     if poses is not None:
-        return _interpolate_moving(volumes, points_epi, to_voxels @ _checked(poses, volumes.shape[3]))
+        return _interpolate_moving(volumes, is_known, points_epi, to_voxels @ _checked(poses, volumes.shape[3]))
     voxels = apply_affine(to_voxels, points_epi)
-    covered = _is_covered(voxels, np.isfinite(volumes[..., 0]))
-    return _interpolate_still(volumes, voxels, covered), covered
+    covered = _is_covered(voxels, is_known)
+    return _interpolate_still(volumes, is_known, voxels, covered), covered
 
 
-def _is_covered(voxels: NDArray[np.float64], is_finite: Mask) -> Mask:
-    """Tell which voxel coordinates (points, 3) lie in the field of view (voxels' full extent), in a finite voxel."""
-    last = np.array(is_finite.shape) - 1
+def _is_covered(voxels: NDArray[np.float64], is_known: Mask) -> Mask:
+    """Tell which voxel coordinates (points, 3) lie in the field of view (voxels' full extent), in a known voxel."""
+    last = np.array(is_known.shape) - 1
     inside = np.all((voxels >= -0.5) & (voxels <= last + 0.5), axis=1)
-    if is_finite.all():
+    if is_known.all():
         return np.asarray(inside)
     nearest = np.clip(np.rint(voxels), 0, last).astype(int)
-    return np.asarray(inside & is_finite[*nearest.T])
+    return np.asarray(inside & is_known[*nearest.T])
 
 
 def _checked(poses: NDArray[np.float64], num_volumes: int) -> NDArray[np.float64]:
@@ -269,37 +272,36 @@ def _checked(poses: NDArray[np.float64], num_volumes: int) -> NDArray[np.float64
     return poses
 
 
-def _coefficients(volumes: Series) -> Series:
-    """Return the cubic B-spline coefficients of a volume or of several (x, y, z, volumes), mirrored at the borders."""
-    coefficients = np.nan_to_num(volumes)
+def _coefficients(volumes: Series, is_known: Mask) -> Series:
+    """Return cubic B-spline coefficients of volumes (x, y, z, volumes), 0 where unknown, mirrored at the borders."""
+    coefficients = np.where(is_known[..., None], volumes, 0)
     for axis in range(3):
         coefficients = ndimage.spline_filter1d(coefficients, order=3, axis=axis, output=np.float32, mode="mirror")
     return coefficients
 
 
-def _interpolate_still(volumes: Series, voxels: NDArray[np.float64], covered: Mask) -> Series:
+def _interpolate_still(volumes: Series, is_known: Mask, voxels: NDArray[np.float64], covered: Mask) -> Series:
     """Interpolate all volumes at the same points: one sparse matrix of weights, times the spline coefficients."""
     num_volumes = volumes.shape[3]
     weights = _spline_weights(voxels[covered], volumes.shape[:3])
     series = np.zeros((num_volumes, len(voxels)), dtype=np.float32)
     for start in range(0, num_volumes, VOLUMES_AT_ONCE):
         chunk = slice(start, start + VOLUMES_AT_ONCE)
-        coefficients = _coefficients(volumes[..., chunk])
+        coefficients = _coefficients(volumes[..., chunk], is_known)
         series[chunk, covered] = (weights @ coefficients.reshape(weights.shape[1], -1)).T
     return series
 
 
 def _interpolate_moving(
-    volumes: Series, points_epi: NDArray[np.float64], to_voxels: NDArray[np.float64]
+    volumes: Series, is_known: Mask, points_epi: NDArray[np.float64], to_voxels: NDArray[np.float64]
 ) -> tuple[Series, Mask]:
     """Interpolate each volume at its own points, through its own matrix (volumes, 4, 4) from mm to voxels."""
     series = np.zeros((volumes.shape[3], len(points_epi)), dtype=np.float32)
     covered = np.ones(len(points_epi), dtype=bool)
-    is_finite = np.isfinite(volumes[..., 0])
     for index, matrix in enumerate(to_voxels):
         voxels = apply_affine(matrix, points_epi)
-        covered &= _is_covered(voxels, is_finite)
-        coefficients = _coefficients(volumes[..., index])
+        covered &= _is_covered(voxels, is_known)
+        coefficients = _coefficients(volumes[..., index : index + 1], is_known)[..., 0]
         series[index] = ndimage.map_coordinates(coefficients, voxels.T, order=3, mode="mirror", prefilter=False)
     series[:, ~covered] = 0
     return series, covered

@@ -107,21 +107,28 @@ def cluster_size() -> tuple[int, float]:
 
 
 def run_tasks(
-    task: Callable[..., Result], arguments: Sequence[tuple[Any, ...]], *, memory_bytes: int = 0
+    task: Callable[..., Result],
+    arguments: Sequence[tuple[Any, ...]],
+    *,
+    memory_bytes: int = 0,
+    cpus: int = 1,
+    gpus: float = 0.0,
+    at_once: int | None = None,
 ) -> Iterator[Result]:
     """Run a function on the cluster once for each tuple of arguments; yield the results as they come.
 
-    No more tasks are begun than the cluster has CPUs: a task that waits for tasks of its own gives its CPU away.
-    ``memory_bytes`` is what each task takes, so that no node is given more of them than it can hold.
+    No more tasks are begun than the cluster has CPUs, or ``at_once``: a task that waits for tasks of its own gives its
+    CPU away.  ``memory_bytes``, ``cpus`` and ``gpus`` are what each task takes, so that no node is given more of them
+    than it can hold.
 
     Raises:
         BadInput, OSError: where a task did, with its own message.
     """
-    remote = ray.remote(task).options(memory=_fitting(memory_bytes))
+    remote = ray.remote(task).options(memory=_fitting(memory_bytes), num_cpus=cpus, num_gpus=gpus)
     todo = [*reversed(arguments)]
     running: list[Any] = []
     while todo or running:
-        while todo and len(running) < max(1, cluster_size()[0]):
+        while todo and len(running) < (at_once or max(1, cluster_size()[0])):
             running.append(remote.remote(*todo.pop()))
         ready, running = ray.wait(running)
         yield _result(ready[0])

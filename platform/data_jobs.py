@@ -5,12 +5,20 @@ windows, voxels and subjects as every configuration.  No tracking and no sampler
 cluster would wait for them.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from platform.baselines import BASELINES, BaselineRun, BaselineScore, score_baseline
+from platform.baselines import BASELINES, BaselineRun, BaselineScore, leave_one_run_out_operators, score_baseline
+from platform.calibration import Calibration, Timing, parts_of
+from platform.confound_regressors import confound_designs
 from platform.folds import Fold
 from platform.products import DataSettings, StudyData
+
+Floats = NDArray[np.float32]
+
+CONFOUNDS_VERSION = 1
 
 
 def decode_subject(settings: DataSettings, subject: str) -> None:
@@ -18,26 +26,105 @@ def decode_subject(settings: DataSettings, subject: str) -> None:
     StudyData(settings).runs(subject)
 
 
-def score_baselines(settings: DataSettings, fold: Fold) -> tuple[int, dict[str, BaselineScore]]:
-    """Fit every baseline on the fold's training subjects and score it; return the fold's number and the scores."""
+def score_baselines(
+    settings: DataSettings, fold: Fold, calibration: Calibration | None = None
+) -> tuple[int, dict[str, BaselineScore]]:
+    """Fit every baseline on the fold's training subjects and score it; return the fold's number and the scores.
+
+    With a calibration baselines are scored on the same windows as configurations, and adapt to nothing.
+    """
     data = StudyData(settings)
-    weights_V = data.training_products(fold.training).weights_V
+    weights_V = data.training_weights(fold.training)
     voxels = np.flatnonzero(weights_V)
-    runs = {subject: _baseline_runs(data, subject, voxels) for subject in (*fold.training, *fold.validation, fold.test)}
-    training = [run for subject in fold.training for run in runs[subject]]
-    scored = [runs[subject] for subject in (*fold.validation, fold.test)]
+    scored_subjects = (*fold.validation, fold.test)
+    training = [run for subject in fold.training for run in baseline_runs(data, subject, voxels)]
+    scored = [
+        baseline_runs(data, subject, voxels, within_subject=True, calibration=calibration)
+        for subject in scored_subjects
+    ]
     repetition_time_s = data.manifest.layout.repetition_time_s
     return fold.number, {
         name: score_baseline(name, training, scored, weights_V[voxels], repetition_time_s) for name in BASELINES
     }
 
 
-def _baseline_runs(data: StudyData, subject: str, voxels: NDArray[np.int64]) -> list[BaselineRun]:
+def baseline_runs(
+    data: StudyData,
+    subject: str,
+    voxels: NDArray[np.int64],
+    *,
+    within_subject: bool = False,
+    calibration: Calibration | None = None,
+) -> list[BaselineRun]:
+    """Return a subject's runs as baselines see them; what its other runs tell of each only where that is asked."""
+    runs = data.runs(subject)
+    volumes = [data.high_passed(run.targets[:, voxels].astype(np.float32)) for run in runs]
+    features, designs = data.band_power(subject), _confound_designs(data, subject)
+    nothing = [np.zeros((0, 0, 0), np.float32)] * len(runs)
+    operators = _within_subject_operators(data, subject) if within_subject else nothing
+    rest = _rest(data, subject, voxels, calibration)
+
+    def of_others(number: int) -> Floats:
+        others = [*volumes[:number], *volumes[number + 1 :]] if within_subject else []
+        return np.concatenate([volumes[number][:0], *others])
+
     return [
         BaselineRun(
-            volumes_TV=data.high_passed(run.targets[:, voxels].astype(np.float32)),
+            volumes_TV=volumes[number],
             events_TP=data.high_passed(data.event_design(run)),
-            features_TP=features_TP,
+            features_TP=features[number],
+            confounds=designs[number],
+            operators_ATN=operators[number],
+            other_volumes_NV=of_others(number),
+            **rest[number],
         )
-        for run, features_TP in zip(data.runs(subject), data.band_power(subject), strict=True)
+        for number, run in enumerate(runs)
     ]
+
+
+def _rest(
+    data: StudyData, subject: str, voxels: NDArray[np.int64], calibration: Calibration | None
+) -> list[dict[str, Any]]:
+    """Return, per run of a subject, the windows that calibration leaves to be scored, and their volumes."""
+    runs = data.runs(subject)
+    if calibration is None:
+        return [{} for _ in runs]
+    timing = Timing(repetition_time_s=data.manifest.layout.repetition_time_s, window_volumes=data.window_volumes)
+    parts = parts_of([len(run.bold_RV) for run in runs], timing, calibration.minutes, calibration.held_back, subject)
+    volumes = [run.targets[part.scored][:, voxels].astype(np.float32) for run, part in zip(runs, parts, strict=True)]
+    return [
+        {"scored": part.scored, "rest_TV": data.high_passed(rest_TV) if len(rest_TV) else rest_TV}
+        for part, rest_TV in zip(parts, volumes, strict=True)
+    ]
+
+
+def _confound_designs(data: StudyData, subject: str) -> list[dict[str, Floats]]:
+    """Return, per run of a subject, the designs of its windows by group of confounds, high-passed."""
+    repetition_time_s = data.manifest.layout.repetition_time_s
+
+    def compute() -> dict[str, Any]:
+        found = {}
+        for number, run in enumerate(data.runs(subject)):
+            designs = confound_designs(data.confounds(run), len(run.bold_RV), repetition_time_s)
+            for group, design_RP in designs.items():
+                found[f"{number:04d} {group}"] = data.high_passed(design_RP[data.window_volumes :])
+        return found
+
+    designs = data.product("confounds", {"subject": subject, "version": CONFOUNDS_VERSION}, compute)
+    of_runs: dict[str, dict[str, Floats]] = {}
+    for key in sorted(designs):
+        number, group = key.split(" ")
+        of_runs.setdefault(number, {})[group] = designs[key]
+    return list(of_runs.values())
+
+
+def _within_subject_operators(data: StudyData, subject: str) -> list[Floats]:
+    """Return what turns the volumes of a subject's other runs into a prediction of each run."""
+
+    def compute() -> dict[str, Any]:
+        operators = leave_one_run_out_operators(data.band_power(subject))
+        return {f"{number:04d}": operator_ATN for number, operator_ATN in enumerate(operators)}
+
+    depends_on = {"subject": subject, "rate_hz": data.settings.rate_hz}
+    operators = data.product("within-subject", depends_on, compute)
+    return [operators[key] for key in sorted(operators)]

@@ -79,6 +79,11 @@ def fir_responses(subjects: Sequence[EventProducts]) -> NDArray[np.float32]:
     """Return the responses that fit these subjects best, shape (P, V)."""
     design_PP = sum_arrays(subject.design_PP for subject in subjects)
     cross_PV = sum_arrays(subject.cross_PV for subject in subjects)
+    return responses_from(design_PP, cross_PV)
+
+
+def responses_from(design_PP: NDArray[np.float32], cross_PV: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the responses that fit best where the inner products of designs, and with volumes, are these, (P, V)."""
     responses: NDArray[np.float32] = np.linalg.solve(
         design_PP + _RIDGE * np.eye(len(design_PP), dtype=np.float32), cross_PV
     )

@@ -32,6 +32,10 @@ from platform.samplers import Proposal
 SCHEMA_VERSION = 1
 _FOLD = "fold/"
 _TERMS, _CLOSED, _BASELINES, _CONFIGURATION = "terms", "closed", "baseline/", "configuration"
+_FURTHER = "further/"
+WINNER = "winner"
+FurtherScores = Mapping[str, Mapping[str, Mapping[int, float]]]
+"""By predictor (``winner`` or a baseline), by score, by fold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +55,7 @@ class FoldRecord:
         validation: each validation subject's score after every epoch.
         trace: the first validation subject's target and prediction over one run, as the responsive voxels' weighted
             mean, after the epoch that the second one chooses.
+        uses: "transductive" where a prediction needs other EEG of the subject, else "inductive"; "" where unknown.
     """
 
     trial: int
@@ -65,6 +70,7 @@ class FoldRecord:
     loss: tuple[float, ...] = ()
     validation: tuple[tuple[float, ...], ...] = ()
     trace: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    uses: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +87,11 @@ class LedgerTrial:
     def scores(self) -> dict[int, float]:
         """Validation score of every fold that was scored."""
         return {fold: record.score for fold, record in sorted(self.records.items()) if record.score is not None}
+
+    @property
+    def uses(self) -> str:
+        """What its scored folds say that it uses of a subject; "" where none does."""
+        return next((record.uses for record in self.records.values() if record.uses), "")
 
     @property
     def failure(self) -> str:
@@ -198,10 +209,10 @@ class Ledger:
             self._study.tell(live, value, state=TrialState.COMPLETE if is_complete else TrialState.PRUNED)
         return self._reread(self._storage.get_trial(trial_id)).state
 
-    def baseline_folds(self) -> set[int]:
-        """Return the folds whose baselines are scored."""
-        keys = [key for key in self._study.user_attrs if key.startswith(_BASELINES)]
-        return {int(key.removeprefix(_BASELINES)) for key in keys}
+    def baseline_folds(self, names: Iterable[str] = ()) -> set[int]:
+        """Return the folds on which baselines are scored, all that are named here among them."""
+        scored = {key: found for key, found in self._study.user_attrs.items() if key.startswith(_BASELINES)}
+        return {int(key.removeprefix(_BASELINES)) for key, found in scored.items() if set(names) <= set(found)}
 
     def baselines(self) -> dict[str, BaselineFolds]:
         """Return every baseline's fold scores; test scores only once the study is closed."""
@@ -218,6 +229,25 @@ class Ledger:
         """Write all baselines' (validation, test) scores of one fold."""
         sealed = {name: {"validation": pair[0], "test": _seal(pair[1])} for name, pair in scores.items()}
         self._set(f"{_BASELINES}{fold:04d}", sealed)
+
+    def further_folds(self, whose: str) -> set[int]:
+        """Return the folds of which all further scores are known: a trial's, or those of the baselines beside it."""
+        prefix = f"{_FURTHER}{whose}/"
+        return {int(key.removeprefix(prefix)) for key in self._study.user_attrs if key.startswith(prefix)}
+
+    def further_scores(self, whose: str) -> dict[int, dict[str, dict[str, float]]]:
+        """Return what was committed by fold; BadInput before the study is closed."""
+        if not self.is_closed:
+            raise BadInput(f"further scores of study {self.name} stay sealed until its search is over")
+        return {
+            fold: _unseal(self._study.user_attrs[f"{_FURTHER}{whose}/{fold:04d}"])
+            for fold in sorted(self.further_folds(whose))
+        }
+
+    def commit_further(self, whose: str, fold: int, scores: Mapping[str, Mapping[str, float]]) -> None:
+        """Write all further scores of one fold in one statement; those written before stay."""
+        if fold not in self.further_folds(whose):
+            self._set(f"{_FURTHER}{whose}/{fold:04d}", _seal({name: dict(each) for name, each in scores.items()}))
 
     @property
     def is_closed(self) -> bool:

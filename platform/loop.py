@@ -18,10 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed, nn, optim
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from platform.alignment import ALIGNMENTS
 from platform.augmentations import AUGMENTATIONS, Batch
 from platform.basis import MAX_RANK
 from platform.losses import LOSSES
+from platform.models.ensemble import of_recording
+from platform.models.penalties import Penalised
+from platform.models.subjects import of_subjects
 from platform.optimizers import OPTIMIZERS, averaged, settle
+from platform.products import OUTPUTS
 from platform.schedules import SCHEDULES, Progress, warmed_up
 from platform.selection import best_position
 from platform.training_set import ORDERS, Inputs, TrainingSet
@@ -43,6 +48,7 @@ class TrainingConfig:
     """What a trial may vary about training; every model is trained by these.
 
     Attributes:
+        output: what the basis is made of, a key of ``OUTPUTS``.
         output_rank: patterns of the basis that is predicted; 0 for all voxels.
         warm_up_share: of the training, over which the learning rate rises before its schedule.
         batch_size: windows of a step, over all workers.
@@ -50,9 +56,15 @@ class TrainingConfig:
         gradient_norm: the longest gradient that a step may follow; 0 for no limit.
         weight_average: decay by step of the average of weights that is scored; 0 for the last weights.
         order: how an epoch goes through the windows.
+        alignment: by which mean of its covariances each subject's EEG is aligned.
+        subject_layers: whether every training subject has a layer of its own, of which others get the mean.
+        adversary_weight: of the reversed gradient of an adversary that tells subjects apart; 0 for none.
+        coral_weight: in the loss, of the distance between subjects' covariances of features; 0 for none.
+        num_members: of an ensemble, each of which leaves out other training subjects; 1 for a single model.
     """
 
-    output_rank: int = 64
+    output: str = "responsive"
+    output_rank: int = 32
     loss: str = "mse"
     optimizer: str = "adamw"
     learning_rate: float = 1e-3
@@ -67,15 +79,22 @@ class TrainingConfig:
     augmentation: str = "none"
     augmentation_strength: float = 0.2
     order: str = "shuffled"
+    alignment: str = "none"
+    subject_layers: bool = False
+    adversary_weight: float = 0.0
+    coral_weight: float = 0.0
+    num_members: int = 1
 
     def __post_init__(self) -> None:
         choices: dict[str, Any] = {
+            "output": OUTPUTS,
             "loss": LOSSES,
             "optimizer": OPTIMIZERS,
             "schedule": SCHEDULES,
             "precision": PRECISIONS,
             "augmentation": AUGMENTATIONS,
             "order": ORDERS,
+            "alignment": ALIGNMENTS,
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -91,6 +110,21 @@ class TrainingConfig:
                 "warm_up_share, weight_average and augmentation_strength must lie in [0, 1), gradient_norm at 0 or "
                 f"above, but got {self}"
             )
+        if min(self.adversary_weight, self.coral_weight) < 0 or self.num_members < 1:
+            raise ValueError(
+                "adversary_weight and coral_weight must be 0 or more, num_members 1 or more, but got "
+                f"{self.adversary_weight}, {self.coral_weight} and {self.num_members}"
+            )
+        if self.num_members > 1 and self.is_penalised:
+            raise ValueError(
+                "adversary_weight and coral_weight need a single encoder, but num_members is "
+                f"{self.num_members}; set num_members to 1, or both weights to 0"
+            )
+
+    @property
+    def is_penalised(self) -> bool:
+        """Whether anything is added to the loss."""
+        return self.adversary_weight > 0 or self.coral_weight > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,11 +228,9 @@ def predict(model: nn.Module, run: CachedRun, inputs: Inputs = eeg_batch) -> Ten
     model.eval()
     device = next(model.parameters()).device
     index_N2 = window_index([run])
-    with torch.inference_mode():
-        parts = [
-            model(inputs([run], index_N2[at : at + EVALUATION_BATCH]).to(device)).cpu()
-            for at in range(0, len(index_N2), EVALUATION_BATCH)
-        ]
+    pieces = np.array_split(index_N2, -(-len(index_N2) // EVALUATION_BATCH))  # alike in length, also the last
+    with torch.inference_mode(), of_recording(model, run.subject):
+        parts = [model(inputs([run], piece_B2).to(device)).cpu() for piece_B2 in pieces]
     return torch.cat(parts)
 
 
@@ -363,10 +395,26 @@ def _loss(
     """
     precision = PRECISIONS[config.precision]
     kind = torch.device(worker.device).type
-    with nullcontext() if precision is None else torch.autocast(kind, dtype=precision):
-        predicted_BK = model(batch.inputs.to(worker.device))
-    predicted_BK, targets_BK = predicted_BK.float(), batch.targets_BK.to(worker.device)
-    weights_K, loss = weights_K.to(worker.device), LOSSES[config.loss]
+    told = of_subjects(model, batch.subject_B.to(worker.device))
+    with told, nullcontext() if precision is None else torch.autocast(kind, dtype=precision):
+        predicted = model(batch.inputs.to(worker.device)).float()
+    targets_BK = batch.targets_BK.to(worker.device)
+    # An ensemble predicts every window several times: by all members that learn from it.
+    predictions = [predicted] if predicted.ndim == targets_BK.ndim else list(predicted.unbind())
+    weights_K = weights_K.to(worker.device)
+    losses = [_loss_of(each_BK, targets_BK, weights_K, config, worker, shares) for each_BK in predictions]
+    return sum(losses[1:], start=losses[0]) / len(losses) + _penalty(model) * (shares[worker.rank] * worker.world_size)
+
+
+def _loss_of(
+    predicted_BK: Tensor,
+    targets_BK: Tensor,
+    weights_K: Tensor,
+    config: TrainingConfig,
+    worker: Worker,
+    shares: Sequence[int],
+) -> Tensor:
+    loss = LOSSES[config.loss]
     if worker.world_size == 1 or loss.is_mean_over_windows:
         mean = loss.compute(predicted_BK, targets_BK, weights_K)
         return mean * (shares[worker.rank] * worker.world_size)
@@ -374,6 +422,14 @@ def _loss(
     total = loss.compute(all_predicted, all_targets, weights_K) * sum(shares) + 0 * predicted_BK.sum()
     # Each worker's gradient is that of its own share only, so their mean is too small by the number of workers.
     return total * worker.world_size - (total * (worker.world_size - 1)).detach()
+
+
+def _penalty(model: nn.Module) -> Tensor | float:
+    """Return the penalty of the windows predicted last, its gradient only: losses of all configurations compare."""
+    bare = without_wrapper(model)
+    if not isinstance(bare, Penalised) or bare.penalty is None:
+        return 0.0
+    return bare.penalty - bare.penalty.detach()
 
 
 def _of_all_workers(own_BK: Tensor, worker: Worker, shares: Sequence[int]) -> Tensor:

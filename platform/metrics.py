@@ -44,6 +44,13 @@ def correlation_over_time(
     return correlation_from_products(product, power, _power(target_TV))
 
 
+def fluctuations(prediction_TV: FloatArray, repetition_time_s: float) -> FloatArray:
+    """Return a prediction high-passed, exactly 0 where nothing but rounding is left of it: there it was constant."""
+    fluctuation = high_passed(prediction_TV, repetition_time_s)
+    is_constant = _power(fluctuation) <= _ROUNDING * _power(prediction_TV)
+    return np.where(is_constant, np.zeros((), fluctuation.dtype), fluctuation)
+
+
 def _power(series_TV: FloatArray) -> NDArray[np.float64]:
     return np.einsum("tv,tv->v", series_TV, series_TV, dtype=np.float64)
 

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from datasets.errors import BadInput
 from datasets.shards import VOXELS, ShardEntry, read_manifest, read_table
 from datasets.storage import Storage, open_storage, write_whole
+from platform.alignment import MEANS, aligning_matrix, barycentre, monge_matrix, piece_covariances
 from platform.band_power import lagged_band_power
-from platform.basis import MAX_RANK, gram_matrix, principal_components
+from platform.basis import MAX_RANK, gram_matrix, parcel_means, principal_components, reduced_rank
 from platform.events import (
     EventProducts,
     Events,
@@ -36,10 +37,14 @@ from platform.events import (
 from platform.metrics import high_passed
 from platform.models.shape import ModelShape
 from platform.once import made_once
+from platform.training_set import AlignedEeg, Inputs
+from platform.volume_scores import parcels
 from platform.windows import PAIRINGS, CachedRun, RunCache, eeg_batch, window_index, window_volumes
 
 GREY_MATTER_PROBABILITY = 0.5
-PRODUCTS_VERSION = 4
+OUTPUT_PARCELS = 512
+"""Parcels of the whole mask, about 13 mm wide; those that weigh most are predicted."""
+PRODUCTS_VERSION = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +63,7 @@ class TrainingProducts:
 
     Attributes:
         weights_V: voxel weights of the objective, not negative.
-        patterns_KV: leading spatial patterns of the training volumes, orthonormal.
+        patterns_KV: leading spatial patterns of the training volumes, of a kind in ``OUTPUTS``.
         coefficients_NK: weights of every training window's volume on the patterns.
     """
 
@@ -137,6 +142,19 @@ class StudyData:
         )
         return design_RP[self.window_volumes :]
 
+    def confounds(self, run: CachedRun) -> dict[str, NDArray[np.float64]]:
+        """Return the confound series of a run, one value per volume, by name."""
+        table = read_table(self.storage, self._entry(run).confounds)
+        return {name: np.asarray(table[name], np.float64) for name in table.column_names}
+
+    def subject_maps(self, subject: str) -> dict[str, NDArray[np.float64]] | None:
+        """Return a subject's mean, standard deviation and coverage by voxel; None where shards came without them."""
+        entry = next((file for file in self.manifest.files if file.name == f"{subject}/{subject}_maps.parquet"), None)
+        if entry is None:
+            return None
+        table = read_table(self.storage, entry)
+        return {name: np.asarray(table[name], np.float64) for name in table.column_names}
+
     def high_passed(self, series: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return series over a run's windows as scores see them."""
         return high_passed(series, self.manifest.layout.repetition_time_s).astype(np.float32)
@@ -160,21 +178,56 @@ class StudyData:
         features = self.product("band-power", {"subject": subject, "rate_hz": self.settings.rate_hz}, compute)
         return [features[key] for key in sorted(features)]
 
-    def window_features(
-        self, subject: str, name: str, compute_features: Callable[[torch.Tensor], torch.Tensor]
-    ) -> list[NDArray[np.float32]]:
-        """Return what a function named so makes of every window of a subject's runs, each (T, features)."""
+    def mean_covariance(self, subject: str, mean: str) -> NDArray[np.float64]:
+        """Return the mean, of this kind, of the covariances of a subject's EEG over all its runs, (C, C)."""
 
-        def of_run(run: CachedRun) -> NDArray[np.float32]:
+        def compute() -> dict[str, Any]:
+            pieces = [piece_covariances(run.eeg_CS, self.settings.rate_hz) for run in self.runs(subject)]
+            return {"mean": MEANS[mean](np.concatenate(pieces))}
+
+        depends_on = {"subject": subject, "rate_hz": self.settings.rate_hz, "mean": mean}
+        return np.asarray(self.product("covariance", depends_on, compute)["mean"])
+
+    def eeg_inputs(self, subjects: Sequence[str], alignment: str, training: Sequence[str]) -> Inputs:
+        """Return what reads windows of these subjects' EEG, aligned as the training subjects' is."""
+        if alignment == "none":
+            return eeg_batch
+        if alignment == "monge":
+            shared_CC = barycentre(np.stack([self.mean_covariance(subject, "euclidean") for subject in training]))
+            means = {subject: self.mean_covariance(subject, "euclidean") for subject in subjects}
+            matrices = {subject: monge_matrix(mean_CC, shared_CC) for subject, mean_CC in means.items()}
+        else:
+            matrices = {subject: aligning_matrix(self.mean_covariance(subject, alignment)) for subject in subjects}
+        return AlignedEeg(matrices={subject: torch.from_numpy(matrix) for subject, matrix in matrices.items()})
+
+    def window_features(
+        self,
+        subject: str,
+        name: str,
+        compute_features: Callable[[torch.Tensor], torch.Tensor],
+        alignment: str = "none",
+        training: Sequence[str] = (),
+    ) -> list[NDArray[np.float32]]:
+        """Return what a function named so makes of every window of a subject's aligned runs, each (T, features)."""
+
+        def of_run(run: CachedRun, read: Inputs) -> NDArray[np.float32]:
             index = window_index([run])
             with torch.inference_mode():
-                parts = [compute_features(eeg_batch([run], index[at : at + 64])) for at in range(0, len(index), 64)]
+                parts = [compute_features(read([run], index[at : at + 64])) for at in range(0, len(index), 64)]
             return torch.cat(parts).numpy()
 
         def compute() -> dict[str, Any]:
-            return {f"{number:04d}": of_run(run) for number, run in enumerate(self.runs(subject))}
+            read = self.eeg_inputs([subject], alignment, training)
+            return {f"{number:04d}": of_run(run, read) for number, run in enumerate(self.runs(subject))}
 
-        features = self.product(f"features-{name}", {"subject": subject, "rate_hz": self.settings.rate_hz}, compute)
+        aligned_to = list(training) if alignment == "monge" else []
+        depends_on = {
+            "subject": subject,
+            "rate_hz": self.settings.rate_hz,
+            "alignment": alignment,
+            "aligned_to": aligned_to,
+        }
+        features = self.product(f"features-{name}", depends_on, compute)
         return [features[key] for key in sorted(features)]
 
     def event_products(self, subject: str) -> EventProducts:
@@ -188,17 +241,27 @@ class StudyData:
 
         return EventProducts(**self.product("events", {"subject": subject}, compute))
 
-    def training_products(self, subjects: Sequence[str]) -> TrainingProducts:
-        """Return what these training subjects say about outputs and scores; the subjects must be sorted."""
+    def training_weights(self, subjects: Sequence[str]) -> NDArray[np.float32]:
+        """Return the voxel weights of the objective that these training subjects give; they must be sorted."""
         training = list(subjects)
 
         def compute() -> dict[str, Any]:
-            runs = [run.targets for run in self.runs_of(training)]
-            patterns_KV, coefficients_NK = principal_components(self._gram_of(training), runs, MAX_RANK)
-            weights_V = responsive_weights([self.event_products(subject) for subject in training], self.grey_matter)
-            return {"weights_V": weights_V, "patterns_KV": patterns_KV, "coefficients_NK": coefficients_NK}
+            products = [self.event_products(subject) for subject in training]
+            return {"weights": responsive_weights(products, self.grey_matter)}
 
-        return TrainingProducts(**self.product("training", {"training": training}, compute))
+        return np.asarray(self.product("weights", {"training": training}, compute)["weights"])
+
+    def training_products(self, subjects: Sequence[str], output: str = "variance") -> TrainingProducts:
+        """Return what these training subjects say about an output of this kind and scores; they must be sorted."""
+        training = list(subjects)
+        weights_V = self.training_weights(training)
+
+        def compute() -> dict[str, Any]:
+            patterns_KV, coefficients_NK = OUTPUTS[output](self, training, weights_V)
+            return {"patterns_KV": patterns_KV, "coefficients_NK": coefficients_NK}
+
+        product = self.product("basis", {"training": training, "output": output}, compute)
+        return TrainingProducts(weights_V=weights_V, **product)
 
     def model_shape(self, basis_KV: NDArray[np.float32] | None) -> ModelShape:
         """Return what the data dictates about a model; the basis is None where it predicts all voxels."""
@@ -234,7 +297,8 @@ class StudyData:
             path.unlink(missing_ok=True)
             raise BadInput(f"the cached {path} was torn and is deleted; run the same command again") from error
 
-    def _gram_of(self, subjects: Sequence[str]) -> NDArray[np.float32]:
+    def gram_of(self, subjects: Sequence[str]) -> NDArray[np.float32]:
+        """Return inner products of these subjects' volumes over the whole mask: a part of one matrix of the study."""
         everyone = list(self.manifest.subjects)
         runs = self.runs_of(everyone)
         gram_NN = self.product("gram", {}, lambda: {"gram": gram_matrix([run.targets for run in runs])})["gram"]
@@ -244,6 +308,59 @@ class StudyData:
     def _entry(self, run: CachedRun) -> ShardEntry:
         entries = self.manifest.of_subject(run.subject)
         return next(entry for entry in entries if (entry.task, entry.run) == (run.task, run.run))
+
+
+def _by_variance(
+    data: StudyData, training: Sequence[str], weights_V: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    del weights_V
+    return principal_components(data.gram_of(training), _volumes(data, training), MAX_RANK)
+
+
+def _by_responsive_variance(
+    data: StudyData, training: Sequence[str], weights_V: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    runs = _volumes(data, training)
+    return principal_components(gram_matrix(_weighted(runs, weights_V)), runs, MAX_RANK)
+
+
+def _by_reduced_rank(
+    data: StudyData, training: Sequence[str], weights_V: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    runs = _volumes(data, training)
+    features_NP = np.concatenate([features for subject in training for features in data.band_power(subject)])
+    return reduced_rank(gram_matrix(_weighted(runs, weights_V)), features_NP, runs, MAX_RANK)
+
+
+def _by_parcel(
+    data: StudyData, training: Sequence[str], weights_V: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    parcels_V = parcels(data.voxel_indices, OUTPUT_PARCELS)
+    weight_K = np.bincount(parcels_V, weights_V) / np.bincount(parcels_V)
+    return parcel_means(_volumes(data, training), parcels_V, np.argsort(-weight_K, kind="stable")[:MAX_RANK])
+
+
+OUTPUTS: dict[
+    str,
+    Callable[[StudyData, Sequence[str], NDArray[np.float32]], tuple[NDArray[np.float32], NDArray[np.float32]]],
+] = {
+    "variance": _by_variance,
+    "responsive": _by_responsive_variance,
+    "reduced_rank": _by_reduced_rank,
+    "parcels": _by_parcel,
+}
+"""From a study, training subjects and voxel weights to patterns (K, V) and the training volumes' weights (N, K)."""
+
+
+def _volumes(data: StudyData, subjects: Sequence[str]) -> list[NDArray[np.float16]]:
+    return [run.targets for run in data.runs_of(subjects)]
+
+
+def _weighted(runs: Sequence[NDArray[np.float16]], weights_V: NDArray[np.float32]) -> list[NDArray[np.float16]]:
+    """Return the voxels that weigh, each times the root of its weight, so that inner products count them by weight."""
+    voxels = np.flatnonzero(weights_V)
+    size_G = np.sqrt(weights_V[voxels] / weights_V[voxels].mean())
+    return [(run[:, voxels] * size_G).astype(np.float16) for run in runs]
 
 
 def output_weights(products: TrainingProducts, *, has_basis: bool) -> NDArray[np.float32]:

@@ -51,12 +51,15 @@ class Proposal:
 def propose(history: Sequence[FrozenTrial], sampler: str, space: SearchSpace, seed: int, number: int) -> Proposal:
     """Return what a sampler proposes as trial ``number`` of a study after this history (higher scores are better).
 
-    Trial 0 is the search space's default.
+    The first trials are the search space's presets, whose configurations are no parameters of any sampler; the next one
+    is its default.
     """
+    if number < len(space.presets):
+        return Proposal(params={}, distributions={}, configuration=dict(space.presets[number]))
     trial_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-    study = _study_in_memory(SAMPLERS[sampler](trial_seed))
+    study = study_in_memory(SAMPLERS[sampler](trial_seed))
     study.add_trials(history)
-    if number == 0:
+    if number == len(space.presets):
         study.enqueue_trial(space.default)
     trial = study.ask()
     configuration = space.suggest(trial)
@@ -64,9 +67,16 @@ def propose(history: Sequence[FrozenTrial], sampler: str, space: SearchSpace, se
 
 
 def space_digest(search_space: SearchSpace) -> str:
-    """Return a digest of a search space's default, parameters and distributions, conditional ones included."""
-    study = _study_in_memory(RandomSampler(seed=0))
+    """Return a digest of a search space's default, presets, parameters and distributions, conditional ones included.
+
+    Of a user's own module the whole text counts: what it makes of its parameters is seen nowhere else.
+    """
+    study = study_in_memory(RandomSampler(seed=0))
     space: dict[str, Any] = {"default": search_space.default}
+    if search_space.presets:
+        space["(presets)"] = search_space.presets
+    if search_space.source:
+        space["(source)"] = search_space.source
     for _ in range(_SPACE_SAMPLES):
         trial = study.ask()
         search_space.suggest(trial)
@@ -74,7 +84,8 @@ def space_digest(search_space: SearchSpace) -> str:
     return hashlib.sha256(json.dumps(space, sort_keys=True).encode()).hexdigest()
 
 
-def _study_in_memory(sampler: BaseSampler) -> optuna.Study:
+def study_in_memory(sampler: BaseSampler) -> optuna.Study:
+    """Return a study that nothing keeps; Optuna says nothing of it."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

@@ -19,8 +19,9 @@ from datasets.command_line import (
 )
 from datasets.errors import BadInput
 from datasets.storage import home_folder, open_storage
+from platform.calibration import MIN_CALIBRATION_MINUTES, Calibration
 from platform.loop import Epochs
-from platform.models import ARCHITECTURES
+from platform.models import ADAPTERS, ARCHITECTURES
 from platform.products import DataSettings
 from platform.racing import RACINGS
 from platform.samplers import SAMPLERS
@@ -29,6 +30,7 @@ from platform.summary import summary
 from platform.tracking import TrackingSettings, check_tracking
 from platform.training import Workers
 from platform.windows import PAIRINGS, RATES_HZ
+from search_spaces.presets import PRESETS
 
 
 def main() -> None:
@@ -64,9 +66,22 @@ def parse_arguments() -> argparse.Namespace:
     _add_search(parser)
     _add_resources(parser)
     arguments = parser.parse_args()
+    if arguments.architecture in ADAPTERS:
+        _check_adapter(arguments.architecture)
     if arguments.architecture not in ARCHITECTURES:
         raise BadInput(f"ARCHITECTURE must be one of {', '.join(ARCHITECTURES)}, but got {arguments.architecture}")
     return arguments
+
+
+def _check_adapter(architecture: str) -> None:
+    """Refuse an architecture of a library that is not there, or not as it should be."""
+    try:
+        ADAPTERS[architecture]()
+    except ImportError as error:
+        raise BadInput(
+            f"{architecture} needs an optional library ({error}); install it on every node: "
+            "pip install 'eeg2fmri-platform[braindecode]' (docs/your-own-architecture.md tells what it needs of torch)"
+        ) from error
 
 
 def study_settings(arguments: argparse.Namespace) -> StudySettings:
@@ -101,9 +116,13 @@ def study_settings(arguments: argparse.Namespace) -> StudySettings:
         commit_lag=arguments.commit_lag,
         sampler=arguments.sampler,
         seed=arguments.seed,
+        search_space=arguments.search_space or "",
+        preset=arguments.preset or "",
+        calibration=_calibration(arguments.calibration, arguments.calibration_minutes),
         epochs=Epochs(maximum=arguments.max_epochs, patience=arguments.patience),
         concurrency=arguments.concurrency,
         time_budget_s=arguments.time_budget * 60 if arguments.time_budget else math.inf,
+        finalist_scores=not arguments.no_finalist_scores,
     )
 
 
@@ -116,6 +135,21 @@ def whereabouts(settings: StudySettings, *, is_tracked: bool) -> str:
     if uri.startswith("http"):
         return f"{ledger}\nMLflow: {uri}"
     return f"{ledger}\nMLflow's database: {uri}\nopen its UI with:\n\n    mlflow ui --backend-store-uri {uri}\n"
+
+
+def _calibration(how: str | None, minutes: float) -> Calibration | None:
+    if how is None and not minutes:
+        return None
+    if how is None:
+        raise BadInput(
+            "--calibration-minutes needs --calibration: eeg (EEG alone adapts the model), or paired (volumes)"
+        )
+    if minutes < MIN_CALIBRATION_MINUTES:
+        raise BadInput(
+            f"--calibration {how} needs --calibration-minutes of {MIN_CALIBRATION_MINUTES:g} or more (a window spans "
+            f"30 s), but got {minutes:g}"
+        )
+    return Calibration(how=how, minutes=minutes)
 
 
 def _is_server(tracking: str | None) -> bool:
@@ -150,6 +184,20 @@ def _add_search(parser: CommandParser) -> None:
     add("--trials", metavar="N", type=positive_integer, default=64, help="configurations to try")
     add("--time-budget", metavar="MINUTES", type=positive_number, help="minutes after which no fold job starts")
     add("--seed", metavar="N", type=natural_number, default=0, help="seed of folds, trials and jobs")
+    add(
+        "--search-space",
+        metavar="MODULE:FUNCTION",
+        help="a search space of your own, from the working directory or PYTHONPATH",
+    )
+    add("--preset", choices=sorted(PRESETS), help="the first trials: fixed configurations, before the default one")
+    add(
+        "--calibration-minutes",
+        metavar="M",
+        type=number_or_zero,
+        default=0.0,
+        help="minutes at the start of each scored subject that adapt the model; the rest is scored",
+    )
+    add("--calibration", choices=("eeg", "paired"), help="what adapts it: EEG alone, or EEG with its volumes")
     add("--sampler", choices=sorted(SAMPLERS), default="tpe", help="who proposes configurations")
     add(
         "--racing", choices=RACINGS, default="halving", help="which trials run on all folds: all of them, or the better"
@@ -167,6 +215,7 @@ def _add_search(parser: CommandParser) -> None:
         default=125,
         help="EEG samples per second that models see, Hz",
     )
+    add("--no-finalist-scores", action="store_true", help="do not train the winner again for its further scores")
     add("--pairing", choices=sorted(PAIRINGS), default="recorded", help="run-swapped: a control without coupling")
 
 

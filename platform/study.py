@@ -3,6 +3,7 @@
 Takes settings; gives the study's result.  Whatever ends the process, the same settings go on where it stopped.
 """
 
+import dataclasses
 import functools
 import logging
 import math
@@ -11,7 +12,7 @@ import statistics
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,25 +20,42 @@ from numpy.typing import NDArray
 
 from datasets.cluster import cluster_size, run_tasks
 from datasets.errors import BadInput
+from platform.baselines import BASELINES
+from platform.calibration import Calibration, Timing, parts_of
 from platform.data_jobs import decode_subject, score_baselines
+from platform.finalists import REFERENCES, TEST, score_finalist, score_references
 from platform.fold_jobs import FoldJobs, StudySteps, run_fold_jobs
 from platform.folds import Fold, leave_one_subject_out
-from platform.ledger import BaselineFolds, FoldRecord, Ledger, LedgerTrial, best_trial, mean, open_ledger
-from platform.loop import Epochs
+from platform.ledger import (
+    WINNER,
+    BaselineFolds,
+    FoldRecord,
+    FurtherScores,
+    Ledger,
+    LedgerTrial,
+    best_trial,
+    mean,
+    open_ledger,
+)
+from platform.loop import Epochs, TrainingDiverged
 from platform.models import ARCHITECTURES
+from platform.own_space import check_space, checked_configuration, search_space
 from platform.products import DataSettings, StudyData
 from platform.provenance import code_version
 from platform.racing import RacingSettings
-from platform.samplers import propose, space_digest
+from platform.samplers import Proposal, propose, space_digest
 from platform.tracking import TrackedData, Tracker, TrackingSettings
 from platform.training import Job, RefitFailed, Workers, job_seed, open_data, refit
 from platform.windows import eeg_batch, window_index
-from search_spaces import SEARCH_SPACES, SearchSpace
+from search_spaces import SearchSpace
 
 logger = logging.getLogger(__name__)
 
 PROTOCOL_VERSION = 2
 _WINNER_SENT = "winner_sent"
+_FURTHER_SENT = "further_sent"
+_BESIDE = "references"
+"""Under this the ledger keeps the further scores of baselines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +65,9 @@ class StudySettings:
     Attributes:
         name: the study's name in its storage and in MLflow.
         architecture: a key of ``ARCHITECTURES``.
+        search_space: a user's own search space as ``module:function``; "" for the architecture's.
+        preset: name of the preset whose configurations are the first trials; "" for none.
+        calibration: how the first minutes of each scored subject adapt a model; None for not at all.
         data: which shards, and how they are read.
         storage_url: the ledger's storage.
         tracking: where MLflow is.
@@ -57,6 +78,7 @@ class StudySettings:
         epochs: how long a job may train.
         concurrency: fold jobs at once, at the most; None for as many as the cluster holds.
         time_budget_s: seconds after which no job starts; infinite for none.
+        finalist_scores: whether the winner is trained again for all further scores.
     """
 
     name: str
@@ -71,8 +93,12 @@ class StudySettings:
     sampler: str = "tpe"
     seed: int = 0
     epochs: Epochs = Epochs()
+    search_space: str = ""
+    preset: str = ""
+    calibration: Calibration | None = None
     concurrency: int | None = None
     time_budget_s: float = math.inf
+    finalist_scores: bool = True
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w. -]+", self.name):
@@ -89,6 +115,7 @@ class StudySettings:
             "pairing": self.data.pairing,
             "rate_hz": self.data.rate_hz,
             "space": space_digest(self.space),
+            **{name: value for name, value in self._given().items() if value},
             "sampler": self.sampler,
             "racing": self.racing,
             "commit_lag": self.commit_lag,
@@ -99,8 +126,12 @@ class StudySettings:
 
     @property
     def space(self) -> SearchSpace:
-        """The architecture's search space."""
-        return SEARCH_SPACES[self.architecture]
+        """What trials are drawn from, and what the first of them are."""
+        return search_space(self.architecture, self.search_space, self.preset)
+
+    def _given(self) -> dict[str, str]:
+        calibration = "" if self.calibration is None else str(self.calibration)
+        return {"search_space": self.search_space, "preset": self.preset, "calibration": calibration}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +146,9 @@ class StudyResult:
         test: the winner's test scores, opened now that the search is over.
         baselines: every baseline's scores.
         pairing: how EEG was paired with BOLD.
+        calibration: how the first minutes of scored subjects adapted the models; None for not at all.
         is_tracked: whether MLflow holds everything.
+        further: further test scores, by ``winner`` or a baseline, by score, by fold; empty where none were wanted.
     """
 
     name: str
@@ -126,11 +159,25 @@ class StudyResult:
     baselines: Mapping[str, BaselineFolds]
     pairing: str
     is_tracked: bool
+    calibration: Calibration | None = None
+    further: FurtherScores = field(default_factory=dict)
 
 
 def check_data(settings: StudySettings) -> None:
-    """Refuse shards that no study can be run on; nothing is written, and no cluster is needed."""
-    leave_one_subject_out(StudyData(settings.data).manifest.subjects, settings.seed)
+    """Refuse shards or a search space that no study can be run on; nothing is written, and no cluster is needed."""
+    check_space(settings.architecture, settings.space)
+    data = StudyData(settings.data)
+    leave_one_subject_out(data.manifest.subjects, settings.seed)
+    if settings.calibration is not None:
+        _check_minutes(data, settings.calibration)
+
+
+def _check_minutes(data: StudyData, calibration: Calibration) -> None:
+    """Refuse a calibration that leaves too little of a subject to score."""
+    timing = Timing(repetition_time_s=data.manifest.layout.repetition_time_s, window_volumes=data.window_volumes)
+    for subject in data.manifest.subjects:
+        rows = [entry.rows for entry in data.manifest.of_subject(subject) if entry.rows > data.window_volumes]
+        parts_of(rows, timing, calibration.minutes, calibration.held_back, subject)
 
 
 def search(settings: StudySettings) -> StudyResult:
@@ -149,11 +196,13 @@ def search(settings: StudySettings) -> StudyResult:
         _run_trials(settings, folds, ledger, tracker)
         ledger.close()
         winner = _track_winner(settings, data, ledger, tracker)
+        further = _track_further(settings, folds, ledger, tracker)
         status = "FINISHED"
     finally:
         is_tracked = tracker.finish(status)
     if is_tracked:
         ledger.note(_WINNER_SENT, winner)
+        ledger.note(_FURTHER_SENT, further)
     return _result(settings, data, ledger, is_tracked=is_tracked)
 
 
@@ -166,12 +215,13 @@ def _decode_shards(settings: StudySettings, data: StudyData) -> None:
 
 def _score_baselines(settings: StudySettings, folds: Sequence[Fold], ledger: Ledger) -> None:
     """Score the baselines of every fold that the ledger has none of yet."""
-    scored = ledger.baseline_folds()
+    scored = ledger.baseline_folds(BASELINES)
     missing = [fold for fold in folds if fold.number not in scored]
-    for fold, scores in run_tasks(score_baselines, [(settings.data, fold) for fold in missing]):
+    for fold, scores in run_tasks(score_baselines, [(settings.data, fold, settings.calibration) for fold in missing]):
         ledger.commit_baselines(fold, {name: (score.validation, score.test) for name, score in scores.items()})
         shown = "  ".join(f"{name} {score.validation:+.3f}" for name, score in scores.items())
-        logger.info("baselines of fold %d (%d of %d): %s", fold, len(ledger.baseline_folds()), len(folds), shown)
+        num_scored = len(ledger.baseline_folds(BASELINES))
+        logger.info("baselines of fold %d (%d of %d): %s", fold, num_scored, len(folds), shown)
 
 
 def _run_trials(settings: StudySettings, folds: Sequence[Fold], ledger: Ledger, tracker: Tracker) -> None:
@@ -190,9 +240,7 @@ def _run_trials(settings: StudySettings, folds: Sequence[Fold], ledger: Ledger, 
         ledger=ledger,
         racing=racing,
         steps=StudySteps(
-            propose=lambda number, told_up_to: propose(
-                ledger.history(told_up_to), settings.sampler, settings.space, settings.seed, number
-            ),
+            propose=functools.partial(_proposal, settings, ledger),
             job=lambda trial, fold: _job(settings, trial, folds[fold]),
         ),
         deadline=time.monotonic() + settings.time_budget_s,
@@ -209,6 +257,12 @@ def _run_trials(settings: StudySettings, folds: Sequence[Fold], ledger: Ledger, 
     logger.info("the time budget is used up; the same command goes on with the trials that are not settled yet")
 
 
+def _proposal(settings: StudySettings, ledger: Ledger, number: int, told_up_to: int) -> Proposal:
+    proposal = propose(ledger.history(told_up_to), settings.sampler, settings.space, settings.seed, number)
+    checked_configuration(settings.architecture, proposal.configuration)
+    return proposal
+
+
 def _job(settings: StudySettings, trial: LedgerTrial, fold: Fold) -> Job:
     return Job(
         data=settings.data,
@@ -218,6 +272,7 @@ def _job(settings: StudySettings, trial: LedgerTrial, fold: Fold) -> Job:
         seed=job_seed(settings.seed, trial.number, fold.number),
         trial=trial.number,
         fold=fold,
+        calibration=settings.calibration,
         storage=settings.workers.storage,
     )
 
@@ -277,6 +332,63 @@ def _track_winner(settings: StudySettings, data: StudyData, ledger: Ledger, trac
     return winner.number
 
 
+def _track_further(settings: StudySettings, folds: Sequence[Fold], ledger: Ledger, tracker: Tracker) -> int | None:
+    """Score the winner and the baselines beside it by all further scores, and send them; return the winner's number."""
+    winner = best_trial(ledger.trials)
+    if winner is None or not settings.finalist_scores:
+        return ledger.noted(_FURTHER_SENT)
+    try:
+        _score_further(settings, folds, ledger, winner)
+    except TrainingDiverged as error:
+        logger.warning("the winner cannot be trained again (%s), so it has no further scores", error)
+        return ledger.noted(_FURTHER_SENT)
+    if ledger.noted(_FURTHER_SENT) != winner.number:
+        tracker.send_further(_further(ledger, winner))
+    return winner.number
+
+
+def _score_further(settings: StudySettings, folds: Sequence[Fold], ledger: Ledger, winner: LedgerTrial) -> None:
+    """Commit the further scores of every fold that the ledger has none of yet, the winner's and the baselines'."""
+    whose = f"trial-{winner.number:04d}"
+    known, known_beside = ledger.further_folds(whose), ledger.further_folds(_BESIDE)
+    jobs = [
+        dataclasses.replace(_job(settings, winner, fold), stop_after=winner.records[fold.number].best_epochs)
+        for fold in folds
+        if fold.number not in known
+    ]
+    workers = settings.workers
+    own = (workers.cpus, workers.gpus) if workers.count == 1 else (0, 0.0)  # its workers ask for their own
+    at_once = _concurrency(settings)
+    trained = run_tasks(score_finalist, [(job, workers) for job in jobs], cpus=own[0], gpus=own[1], at_once=at_once)
+    for fold, scores in trained:
+        ledger.commit_further(whose, fold, scores)
+        num_scored = len(ledger.further_folds(whose))
+        logger.info("further scores of trial %d on %d of %d folds", winner.number, num_scored, len(folds))
+    missing = [(settings.data, fold) for fold in folds if fold.number not in known_beside]
+    for fold, scores in run_tasks(score_references, missing):
+        ledger.commit_further(_BESIDE, fold, scores)
+        num_scored = len(ledger.further_folds(_BESIDE))
+        logger.info("further scores of the baselines on %d of %d folds", num_scored, len(folds))
+
+
+def _further(ledger: Ledger, winner: LedgerTrial | None) -> FurtherScores:
+    """Return the further test scores that the ledger has of all folds, by predictor, by score, by fold."""
+    if winner is None:
+        return {}
+    of_winner = {fold: scores[TEST] for fold, scores in ledger.further_scores(f"trial-{winner.number:04d}").items()}
+    beside = ledger.further_scores(_BESIDE)
+    if len(of_winner) < len(winner.scores) or len(beside) < len(winner.scores):
+        return {}
+    of_baselines = {name: {fold: scores[name] for fold, scores in beside.items()} for name in REFERENCES}
+    return {
+        predictor: {
+            score: {fold: of_fold[score] for fold, of_fold in by_fold.items() if score in of_fold}
+            for score in dict.fromkeys(name for of_fold in by_fold.values() for name in of_fold)
+        }
+        for predictor, by_fold in {WINNER: of_winner, **of_baselines}.items()
+    }
+
+
 def _example(settings: StudySettings, data: StudyData) -> NDArray[np.float32]:
     run = open_data(settings.data).runs(data.manifest.subjects[0])[0]
     return eeg_batch([run], window_index([run])[:2]).numpy()
@@ -301,5 +413,7 @@ def _result(settings: StudySettings, data: StudyData, ledger: Ledger, *, is_trac
         test=ledger.test_scores(winner.number) if winner else {},
         baselines=ledger.baselines(),
         pairing=settings.data.pairing,
+        calibration=settings.calibration,
         is_tracked=is_tracked,
+        further=_further(ledger, winner) if settings.finalist_scores else {},
     )

@@ -8,11 +8,27 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from platform.baselines import KNOWS_EEG
-from platform.ledger import LedgerTrial, mean
+from platform.baselines import CONFOUNDS, FITTED_IN_SUBJECT, KNOWS_EEG
+from platform.calibration import Calibration
+from platform.ledger import WINNER, FurtherScores, LedgerTrial, mean
 from platform.study import StudyResult
 
 WIDTH = 100
+SHORT_NAMES = {WINNER: "winner", "ridge_band_power": "ridge", "time_in_run": "time"}
+SCORE_NAMES = {
+    "temporal_r_grey": "temporal r, grey matter",
+    "temporal_r_grey_without_global": "  global signal removed",
+    "temporal_r_parcels": "temporal r, parcels",
+    "r2_subject_mean": "R2 against the subject's mean",
+    "identification": "identification (chance 0.5)",
+    "unique_r": "unique r, beyond confounds",
+    "unique_r_beyond_events": "unique r, and beyond events",
+    "ssim_given_own_mean": "given own mean image: SSIM",
+    "psnr_db_given_own_mean": "given own mean image: PSNR, dB",
+    "mse_given_own_mean": "given own mean image: MSE, 1e-4",
+}
+"""The scores of the summary's second table, in its order; all others stand in MLflow."""
+_TEN_THOUSANDTHS = 1e4
 
 
 def summary(result: StudyResult) -> str:
@@ -31,6 +47,7 @@ def summary(result: StudyResult) -> str:
             "",
             *_scores(result, result.winner),
             "",
+            *_further(result),
             *_caution(result, result.winner),
             "=" * WIDTH,
         ]
@@ -46,7 +63,8 @@ def _states(result: StudyResult) -> str:
 
 def _configuration(winner: LedgerTrial) -> list[str]:
     rows = [f"  {key:<22} {_shown(value)}" for key, value in sorted(winner.configuration.items())]
-    return [f"best configuration (trial {winner.number})", *rows]
+    uses = f", {winner.uses}" if winner.uses else ""
+    return [f"best configuration (trial {winner.number}{uses})", *rows]
 
 
 def _scores(result: StudyResult, winner: LedgerTrial) -> list[str]:
@@ -54,13 +72,39 @@ def _scores(result: StudyResult, winner: LedgerTrial) -> list[str]:
     head = f"  {'temporal r, responsive voxels':<34}{'validation':>16}{'test':>18}{'subjects':>12}"
     rows = [_row(f"best configuration (trial {winner.number})", winner.scores, result.test, subjects)]
     for name, scores in result.baselines.items():
-        knows = "" if name in KNOWS_EEG else " (no EEG)"
-        rows.append(_row(f"baseline {name}{knows}", scores.validation, scores.test, subjects))
+        rows.append(_row(f"baseline {name}{_remark(name)}", scores.validation, scores.test, subjects))
     return [
         head,
         *rows,
         "  mean +- standard error over folds; test scores stayed sealed until the search was over",
+        "  * fitted in the subject's own other runs: no model of other subjects",
     ]
+
+
+def _remark(name: str) -> str:
+    if name in FITTED_IN_SUBJECT:
+        return " *"
+    return "" if name in KNOWS_EEG | CONFOUNDS else " (no EEG)"
+
+
+def _further(result: StudyResult) -> list[str]:
+    """Return the second table: the winner's further test scores beside those of the baselines that have some."""
+    if not result.further:
+        return []
+    columns = [SHORT_NAMES.get(name, name) for name in result.further]
+    rows = [
+        _further_row(name, shown, result.further)
+        for name, shown in SCORE_NAMES.items()
+        if name in result.further[WINNER]
+    ]
+    head = "".join(f"{column:>11}" for column in columns)
+    return [f"  {'further test scores, mean':<32}{head}", *rows, ""]
+
+
+def _further_row(name: str, shown: str, further: FurtherScores) -> str:
+    unit = _TEN_THOUSANDTHS if name == "mse_given_own_mean" else 1
+    values = [f"{mean(scores[name]) * unit:.3f}" if name in scores else "-" for scores in further.values()]
+    return f"  {shown:<32}" + "".join(f"{value:>11}" for value in values)
 
 
 def _row(name: str, validation: Mapping[int, float], test: Mapping[int, float], subjects: int) -> str:
@@ -78,7 +122,10 @@ def _caution(result: StudyResult, winner: LedgerTrial) -> list[str]:
         lines.append(
             "CONTROL: EEG was paired with another run's BOLD; any score above 0 here needs no coupling at all."
         )
-    best_name, best = max(result.baselines.items(), key=lambda item: mean(item[1].validation))
+    rivals = {name: scores for name, scores in result.baselines.items() if name not in FITTED_IN_SUBJECT}
+    if result.calibration is not None:
+        lines.append(_calibrated(result.calibration))
+    best_name, best = max(rivals.items(), key=lambda item: mean(item[1].validation))
     num_better = sum(winner.scores[fold] > best.validation[fold] for fold in winner.scores)
     difference = mean(winner.scores) - mean(best.validation)
     verb = "above" if difference > 0 else "NOT above"
@@ -91,6 +138,14 @@ def _caution(result: StudyResult, winner: LedgerTrial) -> list[str]:
         "too high for a new subject by an amount not corrected here."
     )
     return lines
+
+
+def _calibrated(calibration: Calibration) -> str:
+    known = {"eeg": "EEG alone, unlabelled", "paired": "EEG with its volumes"}[calibration.how]
+    return (
+        f"CALIBRATED: the first {calibration.minutes:g} minutes of every scored subject adapt the model ({known}).\n"
+        "All scores, the baselines' too, are of the rest; baselines and the refitted model are not calibrated."
+    )
 
 
 def _shown(value: Any) -> str:  # noqa: ANN401 - a choice of any kind

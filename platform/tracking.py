@@ -30,7 +30,7 @@ from torch import nn
 from datasets.errors import BadInput
 from datasets.storage import without_secrets
 from platform.figures import trace_figure
-from platform.ledger import BaselineFolds, Ledger, LedgerTrial, mean
+from platform.ledger import WINNER, BaselineFolds, FurtherScores, Ledger, LedgerTrial, mean
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +121,16 @@ class Tracker:
 
         self._submit(send)
 
+    def send_further(self, further: FurtherScores) -> None:
+        """Send all further test scores of a closed study's winner, and of the baselines beside it."""
+
+        def send() -> None:
+            parent = self._parent_run()
+            self._log_metrics(parent, _further_points(further))
+            self._client.log_table(parent, _further_table(further), "further_scores.json")
+
+        self._submit(send)
+
     def finish(self, status: str) -> bool:
         """Wait until everything is sent, end the study's run with a status, and tell whether all of it arrived."""
         self._submit(lambda: self._client.set_terminated(self._parent_run(), status))
@@ -161,6 +171,7 @@ class Tracker:
             _TRIAL: str(trial.number),
             "mlflow.parentRunId": parent,
             "stop_reason": trial.failure or trial.state.lower(),
+            **({"uses": trial.uses} if trial.uses else {}),
         }
         run_id = self._run_with(f"trial-{trial.number:04d}", tags, {_TRIAL: str(trial.number)})
         self._client.log_batch(run_id, params=_params(trial.configuration))
@@ -283,11 +294,31 @@ def _comparison_table(
     return table
 
 
+def _further_points(further: FurtherScores) -> list[tuple[str, float, int]]:
+    """Return the mean over folds of every score: ``test/<score>`` is the winner's."""
+    return [
+        (f"test/{score}" if predictor == WINNER else f"test/baseline_{predictor}/{score}", mean(folds), 0)
+        for predictor, scores in further.items()
+        for score, folds in scores.items()
+    ]
+
+
+def _further_table(further: FurtherScores) -> dict[str, list[Any]]:
+    rows = [
+        (predictor, score, fold, value)
+        for predictor, scores in further.items()
+        for score, folds in scores.items()
+        for fold, value in folds.items()
+    ]
+    return {column: [row[at] for row in rows] for at, column in enumerate(("predictor", "score", "fold", "test"))}
+
+
 def _note(winner: LedgerTrial, baselines: Mapping[str, BaselineFolds], test_scores: Mapping[int, float]) -> str:
     lines = [
         f"Trial {winner.number}: validation r {mean(winner.scores):+.4f}, test r {mean(test_scores):+.4f} "
         f"over {len(winner.scores)} subjects. Chosen as the best of a search: expect less on new subjects.",
         "",
+        *_alignment_note(winner),
         "| baseline | validation r | test r |",
         "|---|---|---|",
         *(
@@ -296,6 +327,11 @@ def _note(winner: LedgerTrial, baselines: Mapping[str, BaselineFolds], test_scor
         ),
     ]
     return "\n".join(lines)
+
+
+def _alignment_note(winner: LedgerTrial) -> list[str]:
+    alignment = winner.configuration.get("alignment", "none")
+    return [] if alignment == "none" else [f"Before EEG is given to the model it must be aligned: {alignment}.", ""]
 
 
 def _dataset_input(data: TrackedData) -> DatasetInput:

@@ -25,6 +25,9 @@ from ray.train.v2.api.result import Result
 from torch import Tensor, nn
 
 from datasets.storage import open_storage
+from platform.across_subjects import what_it_uses
+from platform.alignment import log_covariance, similarity_weights
+from platform.calibration import CURVE_MINUTES, Calibration, SubjectArrays, Timing, calibrated_scores, calibration_curve
 from platform.folds import Fold
 from platform.ledger import FoldRecord
 from platform.loop import (
@@ -41,11 +44,17 @@ from platform.loop import (
 )
 from platform.metrics import FloatArray, high_passed, temporal_r
 from platform.models import ARCHITECTURES, Volumes
+from platform.models.blocks import EncodedModel
+from platform.models.ensemble import Ensemble, learned_from
+from platform.models.penalties import Penalised
+from platform.models.subject_layers import SubjectMixing, SubjectScale, WithSubjectLayer
+from platform.models.subjects import remember_subjects
 from platform.products import DataSettings, StudyData, TrainingProducts, output_weights, rank_limited
 from platform.selection import best_position, cross_selected
 from platform.snapshots import JobSnapshots
+from platform.subject_arrays import EncoderAndHead, subject_arrays, training_moments
 from platform.training_set import CachedFeatures, Inputs, TrainingSet
-from platform.windows import CachedRun, eeg_batch
+from platform.windows import CachedRun
 
 WEIGHTS_FILE = "weights.pt"
 
@@ -62,8 +71,10 @@ class Job:
         trial: the trial's number.
         fold: the fold to train and score on; None for a refit.
         subjects: the subjects of a refit.
+        calibration: how the scored subjects' first minutes adapt the model; None for not at all.
         stop_after: epochs after which a refit ends, on the schedule of ``epochs``; None for a fold job.
         storage: where its snapshots lie, seen by every node; "" for none.
+        seconds_between_snapshots: at the least; None for the usual.
     """
 
     data: DataSettings
@@ -74,13 +85,16 @@ class Job:
     trial: int
     fold: Fold | None = None
     subjects: tuple[str, ...] = ()
+    calibration: Calibration | None = None
     stop_after: int | None = None
     storage: str = ""
+    seconds_between_snapshots: float | None = None
 
     @property
     def digest(self) -> str:
         """Hexadecimal; the same for the same training of the same data, wherever its snapshots lie."""
-        content = json.dumps(dataclasses.asdict(dataclasses.replace(self, storage="")), sort_keys=True)
+        same = dataclasses.replace(self, storage="", seconds_between_snapshots=None)
+        content = json.dumps(dataclasses.asdict(same), sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:32]
 
     @property
@@ -141,7 +155,7 @@ def refit(job: Job, workers: Workers) -> Volumes:
         RefitFailed: where it diverged, or its workers were lost; the search's result stands all the same.
     """
     try:
-        checkpoint = _fit_with_ray_train(job, workers).checkpoint
+        checkpoint = _fit_with_ray_train(job, workers, _refit_worker).checkpoint
     except TrainingFailedError as error:
         raise RefitFailed((str(error).strip().splitlines() or ["no reason given"])[-1]) from error
     if checkpoint is None:
@@ -157,7 +171,9 @@ def refit(job: Job, workers: Workers) -> Volumes:
 
 def snapshots_of(job: Job) -> JobSnapshots | None:
     """Return where a job's snapshots lie; None where it has no storage."""
-    return JobSnapshots(open_storage(job.storage), job.digest) if job.storage else None
+    if not job.storage:
+        return None
+    return JobSnapshots(open_storage(job.storage), job.digest, job.seconds_between_snapshots)
 
 
 @functools.lru_cache(maxsize=1)
@@ -170,17 +186,75 @@ def build_model(job: Job, data: StudyData, products: TrainingProducts) -> tuple[
     """Return the job's model with fresh weights, and the basis of its output, (K, V), where it has one."""
     model_config, training_config = split_configuration(job.architecture, job.configuration)
     shape = data.model_shape(products.patterns_KV if training_config.output_rank else None)
+    trained_on = _trained_on(job, data)
+    num_members = min(training_config.num_members, len(trained_on))
+
+    def build() -> nn.Module:
+        model = ARCHITECTURES[job.architecture].build(model_config, shape)
+        remember_subjects(model, len(trained_on))
+        return _with_subject_layer(model, job, data) if training_config.subject_layers else model
+
     torch.manual_seed(job.seed)
-    return ARCHITECTURES[job.architecture].build(model_config, shape), shape.basis
+    if num_members == 1:
+        return build(), shape.basis
+    members = [build() for _ in range(num_members)]
+    return Ensemble(members, _member_weights(job, data, num_members)), shape.basis
+
+
+def _with_subject_layer(model: nn.Module, job: Job, data: StudyData) -> WithSubjectLayer:
+    assert isinstance(model, EncodedModel)
+    num_subjects = len(_trained_on(job, data))
+    if (features := _features(job, data)) is None:
+        return WithSubjectLayer(SubjectMixing(num_subjects, len(data.manifest.layout.channel_names)), model)
+    shape = data.model_shape(None)
+    with torch.inference_mode():
+        num_features = features(torch.zeros(1, shape.num_channels, shape.num_samples)).shape[1]
+    return WithSubjectLayer(SubjectScale(num_subjects, num_features), model)
+
+
+def _trained_on(job: Job, data: StudyData) -> list[str]:
+    """Return the training subjects that have windows, as a training set numbers them."""
+    return [subject for subject in job.training_subjects if data.runs(subject)]
+
+
+def _member_weights(job: Job, data: StudyData, num_members: int) -> dict[str, Tensor]:
+    """Return how much each member counts for the subjects that a fold is scored on, by how their EEG covaries."""
+    if job.fold is None:
+        return {}
+    trained_on = _trained_on(job, data)
+    known, scored = (
+        {subject: log_covariance(data.mean_covariance(subject, "euclidean")) for subject in subjects}
+        for subjects in (trained_on, (*job.fold.validation, job.fold.test))
+    )
+    learned_from_MP = learned_from(num_members, len(trained_on)).numpy()
+    return {
+        subject: torch.from_numpy(similarity_weights(own_CC, np.stack(list(known.values())), learned_from_MP))
+        for subject, own_CC in scored.items()
+    }
 
 
 class FoldEvaluator:
-    """Scores a model on a fold's two validation subjects and its test subject, over the voxels that weigh."""
+    """Scores a model on a fold's two validation subjects and its test subject, over the voxels that weigh.
+
+    With a calibration each of them adapts the model by its first minutes and is scored on the rest.
+    """
 
     def __init__(
-        self, data: StudyData, fold: Fold, products: TrainingProducts, *, has_basis: bool, inputs: Inputs
+        self,
+        data: StudyData,
+        fold: Fold,
+        products: TrainingProducts,
+        *,
+        has_basis: bool,
+        inputs: Inputs,
+        calibration: Calibration | None = None,
     ) -> None:
         self._inputs = inputs
+        self._calibration = calibration
+        self._training = [data.runs(subject) for subject in fold.training]
+        self._timing = Timing(
+            repetition_time_s=data.manifest.layout.repetition_time_s, window_volumes=data.window_volumes
+        )
         self._voxels = np.flatnonzero(products.weights_V)
         self._weights = products.weights_V[self._voxels]
         self._basis = torch.from_numpy(products.patterns_KV[:, self._voxels]) if has_basis else None
@@ -194,16 +268,48 @@ class FoldEvaluator:
     def __call__(self, model: nn.Module) -> Scored:
         """Return the scores of the first and second validation subject and of the test subject.
 
-        The trace is what is predicted for the first one's first run, averaged over voxels by weight.
+        The trace is what is predicted for the first one's first run, before any calibration, averaged over voxels by
+        weight.
         """
-        bare, repetition_time_s = without_wrapper(model), self._layout.repetition_time_s
+        bare = without_wrapper(model)
+        if self._calibration is not None:
+            return self._calibrated(bare, self._calibration)
         scores: list[float] = []
         trace: list[float] = []
         for runs, targets in self._subjects:
             predictions = [self._voxel_series(predict(bare, run, self._inputs)) for run in runs]
-            scores.append(temporal_r(predictions, targets, self._weights, repetition_time_s))
-            trace = trace or _rounded(self._weighted_mean(high_passed(predictions[0], repetition_time_s)))
+            scores.append(temporal_r(predictions, targets, self._weights, self._timing.repetition_time_s))
+            trace = trace or self._trace_of(predictions[0])
         return Scored(scores=tuple(scores), trace=trace)
+
+    def _calibrated(self, model: nn.Module, calibration: Calibration) -> Scored:
+        subjects = self._arrays(model, calibration.how)
+        scores = calibrated_scores(subjects, calibration, self._weights, self._timing)
+        return Scored(scores=scores, trace=self._trace_of(subjects[0].predictions[0]))
+
+    def calibration_curve(
+        self, model: nn.Module, how: str, minutes: Sequence[float] = CURVE_MINUTES
+    ) -> dict[float, tuple[float, float, float]]:
+        """Return, by minutes of calibration, the scores of both validation subjects and of the test subject.
+
+        All are scored on the same windows, those after the longest calibration.
+        """
+        return calibration_curve(self._arrays(without_wrapper(model), how), how, self._weights, self._timing, minutes)
+
+    def _arrays(self, model: nn.Module, how: str) -> list[SubjectArrays]:
+        halves = EncoderAndHead(model)
+        training = training_moments(halves, self._training, self._inputs) if how == "eeg" else None
+        return [
+            subject_arrays(
+                halves,
+                runs,
+                [run.targets[:, self._voxels].astype(np.float32) for run in runs],
+                self._inputs,
+                self._voxel_series,
+                training,
+            )
+            for runs, _ in self._subjects
+        ]
 
     def trace(self, prediction: list[float]) -> dict[str, Any]:
         """Return the first validation subject's target over its first run beside a prediction of it."""
@@ -218,6 +324,9 @@ class FoldEvaluator:
             "prediction": prediction,
         }
 
+    def _trace_of(self, prediction_TV: FloatArray) -> list[float]:
+        return _rounded(self._weighted_mean(high_passed(prediction_TV, self._timing.repetition_time_s)))
+
     def _voxel_series(self, predicted_TK: Tensor) -> NDArray[np.float32]:
         voxels_TV = predicted_TK[:, self._voxels] if self._basis is None else predicted_TK @ self._basis
         return np.asarray(voxels_TV.numpy())
@@ -226,14 +335,60 @@ class FoldEvaluator:
         return np.asarray(series_TV @ self._weights / self._weights.sum())
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainedFold:
+    """What training a fold job left.
+
+    Attributes:
+        data, fold, products: what it was trained on.
+        inputs: what the model sees of windows.
+        model: gives basis weights, or voxels where ``basis_KV`` is None.
+        basis_KV: the patterns that the model gives weights of.
+        evaluator: scores it as the fold job does.
+        history: what came of every epoch.
+    """
+
+    data: StudyData
+    fold: Fold
+    products: TrainingProducts
+    inputs: Inputs
+    model: nn.Module
+    basis_KV: Tensor | None
+    evaluator: FoldEvaluator
+    history: History
+
+
+def train_fold(job: Job, worker: Worker) -> TrainedFold:
+    """Train a fold job, or one worker's share of it, scored after every epoch."""
+    fold = job.fold
+    assert fold is not None
+    data, inputs = open_data(job.data), _inputs(job, open_data(job.data))
+    products = _products(job, data)
+    has_basis = bool(_training_config(job).output_rank)
+    evaluator = FoldEvaluator(data, fold, products, has_basis=has_basis, inputs=inputs, calibration=job.calibration)
+    history, model = _train(job, data, products, worker, evaluator)
+    return TrainedFold(
+        data=data,
+        fold=fold,
+        products=products,
+        inputs=inputs,
+        model=model,
+        basis_KV=torch.from_numpy(products.patterns_KV) if has_basis else None,
+        evaluator=evaluator,
+        history=history,
+    )
+
+
+def run_on_workers(job: Job, workers: Workers, train_worker: Callable[[dict[str, Any]], Any]) -> Any:  # noqa: ANN401
+    """Return what a function of ``{"job": job}`` returns on the first of a group of workers."""
+    return _fit_with_ray_train(job, workers, train_worker).return_value
+
+
 def _run_here(job: Job, worker: Worker) -> FoldRecord:
     fold = job.fold
     assert fold is not None
-    data = open_data(job.data)
-    products = _products(job, data)
-    has_basis = bool(_training_config(job).output_rank)
-    evaluator = FoldEvaluator(data, fold, products, has_basis=has_basis, inputs=_inputs(job, data))
-    history, _ = _train(job, data, products, worker, evaluator)
+    trained = train_fold(job, worker)
+    history, evaluator = trained.history, trained.evaluator
     if worker.rank:  # only the first worker scores
         return FoldRecord(trial=job.trial, fold=fold.number, score=None)
     first, second, test = (list(scores) for scores in zip(*history.scores, strict=True))
@@ -250,6 +405,7 @@ def _run_here(job: Job, worker: Worker) -> FoldRecord:
         loss=tuple(history.loss),
         validation=(tuple(first), tuple(second)),
         trace=evaluator.trace(history.traces[best_position(second)]),
+        uses=what_it_uses(job.architecture, job.configuration),
     )
 
 
@@ -257,16 +413,16 @@ def _train(
     job: Job, data: StudyData, products: TrainingProducts, worker: Worker, evaluator: FoldEvaluator | None
 ) -> tuple[History, nn.Module]:
     config = _training_config(job)
-    model, basis = build_model(job, data, products)
-    model = model.to(worker.device)
-    if worker.world_size > 1:
-        model = prepare_model(model)
+    bare, basis = build_model(job, data, products)
     training = TrainingSet(
         runs=data.runs_of(job.training_subjects),
         coefficients_NK=torch.from_numpy(products.coefficients_NK) if basis is not None else None,
         weights_K=torch.from_numpy(output_weights(products, has_basis=basis is not None)),
         inputs=_inputs(job, data),
     )
+    model = _penalised(bare, training, config).to(worker.device)
+    if worker.world_size > 1:
+        model = prepare_model(model)
     try:
         history = train(
             model,
@@ -283,21 +439,38 @@ def _train(
         fitting = largest_fitting_batch(model, training, config, worker) if worker.world_size == 1 else 0
         advice = f"; {fitting} would fit" if fitting else ""
         raise TrainingDiverged(f"out of memory at batch_size {config.batch_size}{advice}") from error
-    return history, model
+    return history, bare
+
+
+def _penalised(model: nn.Module, training: TrainingSet, config: TrainingConfig) -> nn.Module:
+    """Return a model that keeps the configuration's penalties while training, or the model itself for none."""
+    if not config.is_penalised:
+        return model
+    assert isinstance(model, EncodedModel)
+    return Penalised(
+        model,
+        training.batch(np.arange(1)).inputs,
+        num_subjects=int(training.subjects.max()) + 1,
+        adversary_weight=config.adversary_weight,
+        coral_weight=config.coral_weight,
+    )
 
 
 def _inputs(job: Job, data: StudyData) -> Inputs:
     """Return what the job's model sees of windows: their EEG, or features of it that this node keeps."""
-    features = _features(job, data)
-    if features is None:
-        return eeg_batch
+    alignment, features = _training_config(job).alignment, _features(job, data)
     seen = job.training_subjects if job.fold is None else (*job.fold.training, *job.fold.validation, job.fold.test)
+    trained_on = _trained_on(job, data)
+    if features is None:
+        return data.eeg_inputs(seen, alignment, trained_on)
     return CachedFeatures(
         features={
             (run.subject, run.task, run.run): torch.from_numpy(features_TF)
             for subject in seen
             for run, features_TF in zip(
-                data.runs(subject), data.window_features(subject, job.architecture, features), strict=True
+                data.runs(subject),
+                data.window_features(subject, job.architecture, features, alignment, trained_on),
+                strict=True,
             )
         }
     )
@@ -310,7 +483,8 @@ def _features(job: Job, data: StudyData) -> nn.Module | None:
 
 
 def _products(job: Job, data: StudyData) -> TrainingProducts:
-    return rank_limited(data.training_products(job.training_subjects), _training_config(job).output_rank)
+    config = _training_config(job)
+    return rank_limited(data.training_products(job.training_subjects, config.output), config.output_rank)
 
 
 def _training_config(job: Job) -> TrainingConfig:
@@ -318,17 +492,16 @@ def _training_config(job: Job) -> TrainingConfig:
 
 
 def _run_on_workers(job: Job, workers: Workers) -> FoldRecord:
-    outcome = _fit_with_ray_train(job, workers).return_value
+    outcome = run_on_workers(job, workers, _train_worker)
     if not isinstance(outcome, FoldRecord):
         raise TrainingDiverged(str(outcome))
     return outcome
 
 
-def _fit_with_ray_train(job: Job, workers: Workers) -> Result:
+def _fit_with_ray_train(job: Job, workers: Workers, train_worker: Callable[[dict[str, Any]], Any]) -> Result:
     """Run a job on a group of workers; what the first of them returns is the result's ``return_value``."""
     resources = {"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})}
     part = "refit" if job.fold is None else f"fold-{job.fold.number:04d}"
-    train_worker: Callable[[dict[str, Any]], Any] = _train_worker if job.fold else _refit_worker
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
@@ -347,7 +520,7 @@ def _fit_with_ray_train(job: Job, workers: Workers) -> Result:
 def _train_worker(config: dict[str, Any]) -> FoldRecord | str:
     """Be one worker of a fold job; return its record, or why the configuration cannot be trained."""
     try:
-        return _run_here(config["job"], _this_worker())
+        return _run_here(config["job"], this_worker())
     except (TrainingDiverged, torch.OutOfMemoryError) as error:
         return str(error)
 
@@ -355,18 +528,19 @@ def _train_worker(config: dict[str, Any]) -> FoldRecord | str:
 def _refit_worker(config: dict[str, Any]) -> None:
     """Be one worker of a refit; the first one leaves the weights as a checkpoint."""
     job: Job = config["job"]
-    worker = _this_worker()
+    worker = this_worker()
     data = open_data(job.data)
     _, model = _train(job, data, _products(job, data), worker, evaluator=None)
     if worker.rank:
         ray_train.report({})
         return
     with tempfile.TemporaryDirectory() as folder:
-        torch.save(without_wrapper(model).cpu().state_dict(), Path(folder) / WEIGHTS_FILE)
+        torch.save(model.cpu().state_dict(), Path(folder) / WEIGHTS_FILE)
         ray_train.report({}, checkpoint=ray_train.Checkpoint.from_directory(folder))
 
 
-def _this_worker() -> Worker:
+def this_worker() -> Worker:
+    """Return which of its group this Ray Train worker is."""
     context = ray_train.get_context()
     return Worker(rank=context.get_world_rank(), world_size=context.get_world_size(), device=str(get_device()))
 

@@ -17,8 +17,23 @@ from torch import Tensor
 from platform.augmentations import Batch
 from platform.windows import CachedRun, eeg_batch, target_batch, window_index
 
+PIECE_WINDOWS = 16
+"""Windows of one subject that follow each other where an epoch goes by pieces: half of the smallest batch searched."""
+
 Inputs = Callable[[Sequence[CachedRun], NDArray[np.int64]], Tensor]
 """From runs and windows, (B, 2) as (number of run, number of window), to what a model sees: (B, C, S) or (B, F)."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AlignedEeg:
+    """Inputs whose channels are mixed by each subject's own matrix, (C, C)."""
+
+    matrices: Mapping[str, Tensor]
+
+    def __call__(self, runs: Sequence[CachedRun], index_B2: NDArray[np.int64]) -> Tensor:
+        """Return the aligned EEG of the given windows, (B, C, S)."""
+        matrix_BCC = torch.stack([self.matrices[runs[int(which)].subject] for which in index_B2[:, 0]])
+        return matrix_BCC @ eeg_batch(runs, index_B2)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,6 +104,23 @@ def subject_balanced(subject_N: NDArray[np.int64], rng: np.random.Generator) -> 
     return order
 
 
+def subject_pieces(subject_N: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Take PIECE_WINDOWS windows of a subject, then as many of another: a batch holds few subjects, and much of each.
+
+    What a batch says of a subject, its statistics or covariance, then rests on enough windows.
+    """
+    pieces = [
+        piece
+        for subject in np.unique(subject_N)
+        for piece in _pieces(rng.permutation(np.flatnonzero(subject_N == subject)))
+    ]
+    return np.concatenate([pieces[number] for number in rng.permutation(len(pieces))])
+
+
+def _pieces(positions: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    return np.array_split(positions, -(-len(positions) // PIECE_WINDOWS))
+
+
 def _repeated(positions: NDArray[np.int64], length: int) -> NDArray[np.int64]:
     return np.resize(positions, length)
 
@@ -96,5 +128,6 @@ def _repeated(positions: NDArray[np.int64], length: int) -> NDArray[np.int64]:
 ORDERS: dict[str, Callable[[NDArray[np.int64], np.random.Generator], NDArray[np.int64]]] = {
     "shuffled": shuffled,
     "subject_balanced": subject_balanced,
+    "subject_pieces": subject_pieces,
 }
 """How an epoch goes through the windows."""

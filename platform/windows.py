@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch import Tensor
 from datasets.errors import BadInput
 from datasets.shards import Layout, Manifest, ShardEntry, read_shard
 from datasets.storage import Storage, write_whole
+from platform.buffers import shared_buffers
 from platform.once import made_once
 
 WINDOW_SECONDS = 30.0
@@ -48,6 +50,16 @@ class CachedRun:
     def num_windows(self) -> int:
         """Windows in this run: one per volume that has 30 s of EEG before it."""
         return len(self.bold_RV) - self.window_volumes
+
+    @cached_property
+    def eeg(self) -> Tensor:
+        """The EEG as a tensor, which must not be written, shape (C, S)."""
+        return _as_tensor(self.eeg_CS)
+
+    @cached_property
+    def volumes(self) -> Tensor:
+        """The volumes as a tensor, which must not be written, shape (R, V)."""
+        return _as_tensor(self.bold_RV)
 
     @property
     def targets(self) -> NDArray[np.float16]:
@@ -179,22 +191,30 @@ def window_index(runs: Sequence[CachedRun]) -> NDArray[np.int64]:
 
 
 def eeg_batch(runs: Sequence[CachedRun], index_B2: NDArray[np.int64]) -> Tensor:
-    """Return the EEG of the given windows as float32, shape (B, C, S)."""
-    first = runs[int(index_B2[0, 0])].window(int(index_B2[0, 1]))
-    batch_BCS = torch.empty((len(index_B2), *first.shape), dtype=torch.float32)
-    for row_CS, (which, window) in zip(batch_BCS, index_B2, strict=True):
-        row_CS.copy_(_as_tensor(runs[int(which)].window(int(window))))
-    return batch_BCS
+    """Return the EEG of the given windows as float32, shape (B, C, S), in memory that is used again."""
+    windows = [_eeg_of(runs[which], number) for which, number in index_B2.tolist()]
+    return _gathered(windows)
 
 
 def target_batch(runs: Sequence[CachedRun], index_B2: NDArray[np.int64]) -> Tensor:
-    """Return the volumes that the given windows must predict as float32, shape (B, V)."""
-    rows = [_as_tensor(runs[int(which)].targets[int(window)]) for which, window in index_B2]
-    return torch.stack(rows).float()
+    """Return the volumes that the given windows must predict as float32, shape (B, V), in memory that is used again."""
+    rows = [runs[which].volumes[runs[which].window_volumes + number] for which, number in index_B2.tolist()]
+    return _gathered(rows)
+
+
+def _eeg_of(run: CachedRun, number: int) -> Tensor:
+    return run.eeg.narrow(1, number * run.samples_per_volume, run.window_volumes * run.samples_per_volume)
+
+
+def _gathered(rows: Sequence[Tensor]) -> Tensor:
+    batch = shared_buffers().empty(len(rows), *rows[0].shape)
+    for target, row in zip(batch, rows, strict=True):
+        target.copy_(row)
+    return batch
 
 
 def _as_tensor(values: NDArray[np.float16]) -> Tensor:
-    with warnings.catch_warnings():  # the map is read-only, and we only read
+    with torch.inference_mode(False), warnings.catch_warnings():  # the map is read-only, and we only read
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(values)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import optuna
 
-from search_spaces import band_power, convolutional, fully_connected, shared, transformer
+from search_spaces import band_power, convolutional, fully_connected, shallow_convnet, shared, transformer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,10 +19,14 @@ class SearchSpace:
     Attributes:
         suggest: asks a trial for one configuration.
         default: parameters of a study's first trial, so that no search ends below the architecture's own defaults.
+        presets: configurations of the trials before that one, as they are.
+        source: digest of the text that defines it, where that is a user's own module; "" otherwise.
     """
 
     suggest: Callable[[optuna.Trial], dict[str, Any]]
     default: dict[str, Any]
+    presets: tuple[dict[str, Any], ...] = ()
+    source: str = ""
 
 
 def _with_shared(own: Callable[[optuna.Trial], dict[str, Any]], default: dict[str, Any]) -> SearchSpace:
@@ -36,4 +40,5 @@ SEARCH_SPACES: dict[str, SearchSpace] = {
     "convolutional": _with_shared(convolutional.suggest, convolutional.DEFAULT),
     "transformer": _with_shared(transformer.suggest, transformer.DEFAULT),
     "band_power": _with_shared(band_power.suggest, band_power.DEFAULT),
+    "shallow_convnet": _with_shared(shallow_convnet.suggest, shallow_convnet.DEFAULT),
 }

@@ -10,8 +10,8 @@ DEFAULT: dict[str, Any] = {
     "num_layers": 1,
     "width": 128,
     "norm": "batch",
-    "activation": "gelu",
-    "dropout": 0.3,
+    "activation": "tanh",
+    "dropout": 0.7,
     "stochastic_depth": 0.0,
 }
 """Parameters of a study's first trial."""
@@ -23,7 +23,7 @@ def suggest(trial: optuna.Trial) -> dict[str, Any]:
     return {
         "num_layers": num_layers,
         # Not "none": the level of log power is many times what it varies by.
-        "norm": trial.suggest_categorical("norm", ["batch", "layer", "group"]),
+        "norm": trial.suggest_categorical("norm", ["batch", "layer", "group", "subject"]),
         # 34 channels x 21 features tell much the same: most may be dropped.
         "dropout": trial.suggest_float("dropout", 0.0, 0.8),
         **_of_layers(trial, num_layers),

@@ -7,11 +7,12 @@ from typing import Any
 
 import optuna
 
-from search_spaces.shared import ACTIVATION_NAMES
+from search_spaces.shared import ACTIVATION_NAMES, READING_DEFAULT, reading
 
 DEFAULT: dict[str, Any] = {
-    "mixing": "first",
-    "num_mixtures": 16,
+    **READING_DEFAULT,
+    "mixing": "shared",
+    "channel_width": 16,
     "num_filters": 32,
     "kernel_seconds": 0.25,
     "num_convolutions": 1,
@@ -19,8 +20,8 @@ DEFAULT: dict[str, Any] = {
     "width": 128,
     "num_layers": 1,
     "norm": "layer",
-    "activation": "gelu",
-    "dropout": 0.2,
+    "activation": "tanh",
+    "dropout": 0.6,
     "stochastic_depth": 0.0,
 }
 """Parameters of a study's first trial."""
@@ -38,12 +39,13 @@ def suggest(trial: optuna.Trial) -> dict[str, Any]:
         "kernel_seconds": trial.suggest_categorical("kernel_seconds", [0.125, 0.25, 0.5]),
         "num_convolutions": num_convolutions,
         "pooling": pooling,
+        **reading(trial, is_power=pooling == "log_power"),
         # From fewer than most ranks of the basis, a bottleneck, to twice the largest.
         "width": trial.suggest_categorical("width", [32, 64, 128, 256]),
         "num_layers": num_layers,
-        "norm": trial.suggest_categorical("norm", ["layer", "batch", "group", "none"]),
+        "norm": trial.suggest_categorical("norm", ["layer", "batch", "group", "subject", "none"]),
         # Windows overlap by 28 of 30 s and subjects are few, so that much of it may be needed.
-        "dropout": trial.suggest_float("dropout", 0.0, 0.7),
+        "dropout": trial.suggest_float("dropout", 0.0, 0.8),
         **_mixing(trial),
         **_activation(trial, num_convolutions, num_layers, pooling),
         # Of so few layers a larger share is no longer the same network.

@@ -4,16 +4,17 @@ from typing import Any
 
 import optuna
 
-from search_spaces.shared import ACTIVATION_NAMES
+from search_spaces.shared import ACTIVATION_NAMES, READING_DEFAULT, reading
 
 DEFAULT: dict[str, Any] = {
+    **READING_DEFAULT,
     "embedding": "log_power",
     "embedding_width": 16,
     "width": 128,
-    "num_layers": 2,
+    "num_layers": 1,
     "norm": "layer",
-    "activation": "gelu",
-    "dropout": 0.2,
+    "activation": "tanh",
+    "dropout": 0.6,
     "stochastic_depth": 0.0,
 }
 """Parameters of a study's first trial."""
@@ -22,16 +23,18 @@ DEFAULT: dict[str, Any] = {
 def suggest(trial: optuna.Trial) -> dict[str, Any]:
     """Ask the trial for one fully connected network."""
     num_layers = trial.suggest_int("num_layers", 0, 4)
+    embedding = trial.suggest_categorical("embedding", ["log_power", "linear"])
     return {
-        "embedding": trial.suggest_categorical("embedding", ["log_power", "linear"]),
+        "embedding": embedding,
+        **reading(trial, is_power=embedding == "log_power"),
         # Around the 21 numbers per channel that ridge regression reads: 7 bands x 3 responses.
         "embedding_width": trial.suggest_categorical("embedding_width", [4, 8, 16, 32]),
         # From fewer than most ranks of the basis, a bottleneck, to twice the largest.
         "width": trial.suggest_categorical("width", [32, 64, 128, 256]),
         "num_layers": num_layers,
-        "norm": trial.suggest_categorical("norm", ["layer", "batch", "group", "none"]),
+        "norm": trial.suggest_categorical("norm", ["layer", "batch", "group", "subject", "none"]),
         # Windows overlap by 28 of 30 s and subjects are few, so that much of it may be needed.
-        "dropout": trial.suggest_float("dropout", 0.0, 0.7),
+        "dropout": trial.suggest_float("dropout", 0.0, 0.8),
         **_of_layers(trial, num_layers),
     }
 

@@ -4,9 +4,10 @@ from typing import Any
 
 import optuna
 
-from search_spaces.shared import ACTIVATION_NAMES
+from search_spaces.shared import ACTIVATION_NAMES, READING_DEFAULT, reading
 
 DEFAULT: dict[str, Any] = {
+    **READING_DEFAULT,
     "embedding": "log_power",
     "tokens": "channels",
     "encoding": "learned",
@@ -28,8 +29,10 @@ def suggest(trial: optuna.Trial) -> dict[str, Any]:
     # Widths from 16 to 128: subjects are few, and a step already takes 0.1 s at 64.
     num_heads = trial.suggest_categorical("num_heads", [2, 4])
     width_per_head = trial.suggest_categorical("width_per_head", [8, 16, 32])
+    embedding = trial.suggest_categorical("embedding", ["log_power", "linear"])
     return {
-        "embedding": trial.suggest_categorical("embedding", ["log_power", "linear"]),
+        "embedding": embedding,
+        **reading(trial, is_power=embedding == "log_power"),
         "num_heads": num_heads,
         "width": num_heads * width_per_head,
         # Each layer makes a step longer, and subjects are few to teach a deep stack.

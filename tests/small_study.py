@@ -36,22 +36,35 @@ DELAY_VOLUMES = 3
 
 
 def write_small_study(
-    folder: Path, *, subjects: int = 5, runs: int = 2, volumes: int = 60, coupling: float = 1.0, seed: int = 0
+    folder: Path,
+    *,
+    subjects: int = 5,
+    runs: int = 2,
+    volumes: int = 60,
+    coupling: float = 1.0,
+    seed: int = 0,
+    pulse: float | None = None,
 ) -> Path:
-    """Write a small prepared study and return its folder."""
+    """Write a small prepared study and return its folder.
+
+    Where ``pulse`` is given, heart rate drives all voxels that strongly, and stands beside the shards with motion and
+    with each subject's maps; else there are neither confounds nor maps.
+    """
     storage = open_storage(folder)
+    names = [f"sub-{subject:02d}" for subject in range(1, subjects + 1)]
     entries = [
-        _write_run(storage, f"sub-{subject:02d}", run, volumes, coupling, np.random.default_rng([seed, subject, run]))
-        for subject in range(1, subjects + 1)
+        _write_run(storage, name, run, volumes, coupling, np.random.default_rng([seed, subject, run]), pulse)
+        for subject, name in enumerate(names, start=1)
         for run in range(1, runs + 1)
     ]
+    maps = () if pulse is None else tuple(_write_maps(storage, name) for name in names)
     write_manifest(
         storage,
         Manifest(
             layout=small_layout(),
             pipeline={"test": True},
             shards=tuple(entries),
-            files=(_write_voxels(storage),),
+            files=(_write_voxels(storage), *maps),
             skipped=(),
         ),
     )
@@ -75,19 +88,28 @@ def small_layout() -> Layout:
 
 
 def _write_run(
-    storage: Storage, subject: str, run: int, volumes: int, coupling: float, rng: np.random.Generator
+    storage: Storage,
+    subject: str,
+    run: int,
+    volumes: int,
+    coupling: float,
+    rng: np.random.Generator,
+    pulse: float | None,
 ) -> ShardEntry:
     onset_s = np.arange(4.0, 2.0 * volumes - 10, 9.0) + rng.uniform(0, 3, len(np.arange(4.0, 2.0 * volumes - 10, 9.0)))
     kind = tuple(rng.choice(["standard", "target"], len(onset_s)))
     power_R = np.convolve(rng.standard_normal(volumes), np.ones(3) / 3, "same") * 2
     eeg_CN = _eeg(power_R, rng)
     bold_RV = _bold(power_R, onset_s, coupling, rng)
+    confounds = {"volume": np.arange(volumes)}
+    if pulse is not None:
+        confounds |= _confounds(volumes, rng)
+        bold_RV = _z_scored(bold_RV + pulse * np.roll(confounds["pulse_rate_bpm"] - 60, DELAY_VOLUMES)[:, None])
     eeg_RCS, clipped = quantise(eeg_CN.reshape(NUM_CHANNELS, volumes, -1).transpose(1, 0, 2), EEG_SCALE)
     bold_steps_RV, _ = quantise(bold_RV)
     names = shard_names(subject, "auditory", run)
     table = shard_table(subject, "auditory", run, eeg_RCS, bold_steps_RV, small_layout())
     entry = write_shard(storage, names["shard"], table)
-    confounds = pa.table({"volume": np.arange(volumes)})
     return ShardEntry(
         **dataclasses.asdict(entry),
         subject=subject,
@@ -96,7 +118,7 @@ def _write_run(
         rows=volumes,
         clipped=clipped,
         events=write_table(storage, names["events"], events_table(onset_s, np.full(len(onset_s), 0.2), kind)),
-        confounds=write_table(storage, names["confounds"], confounds),
+        confounds=write_table(storage, names["confounds"], pa.table(confounds)),
     )
 
 
@@ -116,7 +138,36 @@ def _bold(power_R: np.ndarray, onset_s: np.ndarray, coupling: float, rng: np.ran
     drive_R = coupling * np.roll(power_R + stimuli_R, DELAY_VOLUMES)
     bold_RV = rng.standard_normal((volumes, NUM_VOXELS))
     bold_RV[:, : NUM_VOXELS // 2] += drive_R[:, None]
+    return _z_scored(bold_RV)
+
+
+def _z_scored(bold_RV: np.ndarray) -> np.ndarray:
     return ((bold_RV - bold_RV.mean(axis=0)) / bold_RV.std(axis=0)).astype(np.float32)
+
+
+def _confounds(volumes: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Heart rate about 60 beats a minute, its phase, motion; nobody recorded eyes or muscles."""
+    phase = rng.uniform(0, 2 * np.pi, volumes)
+    nowhere = np.full(volumes, np.nan)
+    return {
+        "pulse_rate_bpm": 60 + rng.standard_normal(volumes),
+        "pulse_phase_cos": np.cos(phase),
+        "pulse_phase_sin": np.sin(phase),
+        "eog_power": nowhere,
+        "muscle_power": nowhere,
+        "trans_x": 0.01 * rng.standard_normal(volumes),
+        "framewise_displacement": 0.01 * rng.random(volumes),
+    }
+
+
+def _write_maps(storage: Storage, subject: str) -> FileEntry:
+    rng = np.random.default_rng([len(subject), int(subject[-2:])])
+    columns = {
+        "mean": 500 + 300 * rng.random(NUM_VOXELS),
+        "standard_deviation": 5 + 5 * rng.random(NUM_VOXELS),
+        "coverage": np.ones(NUM_VOXELS, bool),
+    }
+    return write_table(storage, f"{subject}/{subject}_maps.parquet", pa.table(columns))
 
 
 def _write_voxels(storage: Storage) -> FileEntry:

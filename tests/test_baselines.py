@@ -1,14 +1,26 @@
 """Baselines: one contract for all, on arrays and on a small prepared study."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 from altered_study import with_other_bold
+from sklearn.linear_model import Ridge
 from small_study import write_small_study
 
 from platform import products
-from platform.baselines import BASELINES, KNOWS_EEG, SHRINKAGES, BaselineRun, score_baseline
+from platform.baselines import (
+    BASELINES,
+    CONFOUND_SHRINKAGES,
+    CONFOUNDS,
+    FITTED_IN_SUBJECT,
+    KNOWS_EEG,
+    SHRINKAGES,
+    BaselineRun,
+    leave_one_run_out_operators,
+    score_baseline,
+)
 from platform.data_jobs import score_baselines
 from platform.folds import leave_one_subject_out
 from platform.metrics import high_passed
@@ -16,18 +28,32 @@ from platform.products import DataSettings
 
 TR_S, P, V = 2.0, 6, 5
 NO_EEG = sorted(set(BASELINES) - KNOWS_EEG)
+NO_CHOICE = sorted(set(NO_EEG) - CONFOUNDS)
+WITHIN = "ridge_within_subject"
 
 
-def baseline_run(seed: int, num_volumes: int = 60, *, from_events: float = 0, from_eeg: float = 0) -> BaselineRun:
+def baseline_run(
+    seed: int,
+    num_volumes: int = 60,
+    *,
+    from_events: float = 0,
+    from_eeg: float = 0,
+    from_confounds: float = 0,
+    unit: float = 1e-3,
+) -> BaselineRun:
+    """Return a run that is its subject's only one; its confounds are counted in a unit of their own."""
     rng = np.random.default_rng(seed)
-    events_TP, features_TP = rng.standard_normal((2, num_volumes, P)).astype(np.float32)
+    events_TP, features_TP, confounds_TP = rng.standard_normal((3, num_volumes, P)).astype(np.float32)
     onset_T = 3 * np.exp(-np.arange(num_volumes) / 3)
-    clean_TV = (from_events * events_TP[:, :1] + from_eeg * features_TP[:, :1] + onset_T[:, None]) * np.ones(V)
-    volumes_TV = (clean_TV + rng.standard_normal((num_volumes, V))).astype(np.float32)
+    drive_T = from_events * events_TP[:, 0] + from_eeg * features_TP[:, 0] + from_confounds * confounds_TP[:, 0]
+    volumes_TV = ((drive_T + onset_T)[:, None] * np.ones(V) + rng.standard_normal((num_volumes, V))).astype(np.float32)
     return BaselineRun(
         volumes_TV=high_passed(volumes_TV, TR_S),
         events_TP=high_passed(events_TP, TR_S),
         features_TP=high_passed(features_TP, TR_S),
+        confounds=dict.fromkeys(CONFOUNDS, high_passed(confounds_TP * np.float32(unit), TR_S)),
+        operators_ATN=np.zeros((len(SHRINKAGES), num_volumes, 0), np.float32),
+        other_volumes_NV=np.zeros((0, V), np.float32),
     )
 
 
@@ -35,8 +61,25 @@ def runs(first_seed: int, number: int = 4, **strength: float) -> list[BaselineRu
     return [baseline_run(seed, **strength) for seed in range(first_seed, first_seed + number)]
 
 
+def of_one_subject(alone: list[BaselineRun]) -> list[BaselineRun]:
+    """Return runs, each with what the others tell of it."""
+    operators = leave_one_run_out_operators([run.features_TP for run in alone])
+    return [
+        dataclasses.replace(
+            run,
+            operators_ATN=operators[number],
+            other_volumes_NV=np.concatenate([other.volumes_TV for other in alone if other is not run]),
+        )
+        for number, run in enumerate(alone)
+    ]
+
+
+def num_candidates(name: str) -> int:
+    return len(SHRINKAGES) if name in KNOWS_EEG else len(CONFOUND_SHRINKAGES) if name in CONFOUNDS else 1
+
+
 def score(name: str, training: list[BaselineRun], **strength: float) -> tuple[float, float]:
-    subjects = [runs(seed, 2, **strength) for seed in (100, 200, 300)]
+    subjects = [of_one_subject(runs(seed, 2, **strength)) for seed in (100, 200, 300)]
     found = score_baseline(name, training, subjects, np.ones(V, np.float32), TR_S)
     return found.validation, found.test
 
@@ -49,7 +92,7 @@ def test_every_candidate_is_a_finite_prediction_of_all_volumes_and_voxels(name):
     predict = BASELINES[name](runs(0))
     for num_volumes in (40, 60, 90):  # shorter, as long as and longer than the training runs
         candidates = list(predict(baseline_run(50, num_volumes)))
-        assert len(candidates) == (len(SHRINKAGES) if name in KNOWS_EEG else 1)
+        assert len(candidates) == num_candidates(name)
         for prediction_TV in candidates:
             assert prediction_TV.shape == (num_volumes, V)
             assert np.isfinite(prediction_TV).all()
@@ -57,10 +100,8 @@ def test_every_candidate_is_a_finite_prediction_of_all_volumes_and_voxels(name):
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_a_prediction_never_reads_the_volumes_that_it_predicts(name):
-    run = baseline_run(50)
-    blind = BaselineRun(
-        volumes_TV=np.full_like(run.volumes_TV, 1e3), events_TP=run.events_TP, features_TP=run.features_TP
-    )
+    run = of_one_subject(runs(50))[0]
+    blind = dataclasses.replace(run, volumes_TV=np.full_like(run.volumes_TV, 1e3))
     predict = BASELINES[name](runs(0))
     for seeing, not_seeing in zip(predict(run), predict(blind), strict=True):
         np.testing.assert_array_equal(seeing, not_seeing)
@@ -69,7 +110,7 @@ def test_a_prediction_never_reads_the_volumes_that_it_predicts(name):
 @pytest.mark.parametrize("name", NO_EEG)
 def test_what_claims_to_know_no_eeg_predicts_the_same_from_any(name):
     run = baseline_run(50)
-    other = BaselineRun(volumes_TV=run.volumes_TV, events_TP=run.events_TP, features_TP=baseline_run(51).features_TP)
+    other = dataclasses.replace(run, features_TP=baseline_run(51).features_TP)
     predict = BASELINES[name](runs(0))
     np.testing.assert_array_equal(next(predict(run)), next(predict(other)))
 
@@ -79,8 +120,8 @@ def test_fitting_and_predicting_leave_the_runs_as_they_were(name):
     training, fresh = runs(0), runs(0)
     list(BASELINES[name](training)(training[0]))
     for run, untouched in zip(training, fresh, strict=True):
-        for field in vars(run):
-            np.testing.assert_array_equal(getattr(run, field), getattr(untouched, field))
+        for field, value in vars(untouched).items():
+            np.testing.assert_equal(getattr(run, field), value)
 
 
 @pytest.mark.parametrize("name", BASELINES)
@@ -110,6 +151,51 @@ def test_events_finds_the_response_to_events():
 def test_ridge_finds_what_follows_the_eeg():
     assert min(score("ridge_band_power", runs(0, from_eeg=1), from_eeg=1)) > 0.4
     assert max(map(abs, score("ridge_band_power", runs(0, from_events=1), from_events=1))) < 0.15
+
+
+def test_ridge_within_a_subject_finds_what_follows_the_eeg_in_its_other_runs():
+    assert min(score(WITHIN, [], from_eeg=2)) > 0.4
+    assert max(map(abs, score(WITHIN, [], from_events=1))) < 0.2
+
+
+@pytest.mark.parametrize("name", sorted(CONFOUNDS))
+@pytest.mark.parametrize("unit", [1e-4, 1, 1e4])
+def test_a_confound_is_found_whatever_its_unit(name, unit):
+    strength = {"from_confounds": 1, "unit": unit}
+    assert min(score(name, runs(0, **strength), **strength)) > 0.3
+    assert max(map(abs, score(name, runs(0, from_eeg=1), from_eeg=1))) < 0.15
+
+
+def test_confounds_that_nobody_recorded_predict_exactly_nothing():
+    for name in CONFOUNDS:
+        predict = BASELINES[name](runs(0, unit=0))
+        assert not any(prediction_TV.any() for prediction_TV in predict(baseline_run(50)))
+
+
+def test_the_other_runs_operator_is_ridge_regression_on_them():
+    alone = runs(0, 3)
+    seen = of_one_subject(alone)[1]
+    features_NP = np.vstack([alone[0].features_TP, alone[2].features_TP]).astype(float)
+    volumes_NV = np.vstack([alone[0].volumes_TV, alone[2].volumes_TV])
+    for shrinkage, prediction_TV in zip(SHRINKAGES, BASELINES[WITHIN]([])(seen), strict=True):
+        ridge = Ridge(alpha=shrinkage, fit_intercept=False).fit(features_NP, volumes_NV)
+        np.testing.assert_allclose(prediction_TV, ridge.predict(alone[1].features_TP), atol=1e-4)
+
+
+def test_a_subject_with_a_single_run_gets_no_prediction_from_its_other_runs():
+    run = baseline_run(0)
+    (operators_ATN,) = leave_one_run_out_operators([run.features_TP])
+    assert operators_ATN.shape == (len(SHRINKAGES), 60, 0)
+    alone = dataclasses.replace(run, operators_ATN=operators_ATN)
+    assert not any(prediction_TV.any() for prediction_TV in BASELINES[WITHIN]([])(alone))
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_training_runs_may_come_one_by_one(name):
+    listed, streamed = BASELINES[name](runs(0)), BASELINES[name](run for run in runs(0))
+    run = of_one_subject(runs(50))[0]
+    for one, other in zip(listed(run), streamed(run), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_ridge_solves_the_normal_equations_at_every_shrinkage():
@@ -185,6 +271,7 @@ def test_in_a_coupled_study_ridge_beats_events_and_events_beat_zero(coupled_scor
             mean_over_folds(coupled_scores, name)[part] for name in ("ridge_band_power", "events", "zero")
         )
         assert ridge > 0.5 > events > 0.08 > zero == 0
+        assert mean_over_folds(coupled_scores, WITHIN)[part] > 0.3
 
 
 def test_in_a_study_without_coupling_no_baseline_finds_anything(uncoupled_scores):
@@ -200,14 +287,15 @@ def test_another_test_subjects_bold_changes_test_scores_only(coupled, coupled_sc
     fold = leave_one_subject_out([f"sub-{number:02d}" for number in range(1, 7)], 0)[0]
     flipped = all_scores(with_other_bold(coupled, tmp_path / "shards", fold.test), tmp_path, slice(1))[0]
     for name in BASELINES:
+        sign = 1 if name in FITTED_IN_SUBJECT else -1  # its other runs are flipped, too
         assert flipped[name][0] == coupled_scores[0][name][0]
-        assert flipped[name][1] == pytest.approx(-coupled_scores[0][name][1], abs=1e-6)
+        assert flipped[name][1] == pytest.approx(sign * coupled_scores[0][name][1], abs=1e-6)
 
 
 def test_another_validation_subjects_bold_does_not_change_what_is_fitted(coupled, coupled_scores, tmp_path):
     fold = leave_one_subject_out([f"sub-{number:02d}" for number in range(1, 7)], 0)[0]
     flipped = all_scores(with_other_bold(coupled, tmp_path / "shards", fold.validation[0]), tmp_path, slice(1))[0]
-    for name in NO_EEG:  # ridge's shrinkage is chosen on it, these have a single candidate
+    for name in NO_CHOICE:  # ridge's shrinkage is chosen on it, these have a single candidate
         assert flipped[name][1] == coupled_scores[0][name][1]
     assert flipped["ridge_band_power"][0] < coupled_scores[0]["ridge_band_power"][0] - 0.3
 

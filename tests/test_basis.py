@@ -1,9 +1,10 @@
-"""The low-rank output: principal components from a Gram matrix, against numpy's SVD."""
+"""The low-rank output, against numpy's SVD, scikit-learn's ridge regression, and planted answers."""
 
 import numpy as np
 import pytest
+from sklearn.linear_model import Ridge
 
-from platform.basis import gram_matrix, principal_components
+from platform.basis import RIDGE_SHARE, gram_matrix, parcel_means, principal_components, reduced_rank
 from platform.products import TrainingProducts, rank_limited
 
 LENGTHS, V = (20, 35, 1, 14), 90
@@ -96,3 +97,64 @@ def test_rank_zero_means_all_voxels_and_no_patterns(products):
     limited = rank_limited(products, 0)
     assert limited.patterns_KV.shape == (0, V)
     np.testing.assert_array_equal(limited.weights_V, products.weights_V)
+
+
+def test_patterns_that_would_be_rounding_are_left_out(runs):
+    """With inner products over seven voxels there are seven patterns, however many are wanted."""
+    few = [run[:, :7] for run in runs]
+    patterns_KV, weights_NK = principal_components(gram_matrix(few), runs, 20)
+    assert len(patterns_KV) == weights_NK.shape[1] == 7
+    assert (weights_NK @ patterns_KV)[:, :7] == pytest.approx(stacked(few), abs=0.05)
+    assert np.abs(patterns_KV).max() < 10
+
+
+# Reduced rank
+
+
+@pytest.fixture
+def predicted() -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+    """Return features, volumes of which two weak patterns follow them under three strong ones, and those two."""
+    rng = np.random.default_rng(1)
+    features_NP = rng.standard_normal((400, 5))
+    patterns_2V = rng.standard_normal((2, V))
+    strong_NV = 3 * rng.standard_normal((400, 3)) @ rng.standard_normal((3, V))
+    volumes = features_NP[:, :2] @ patterns_2V + strong_NV + rng.standard_normal((400, V))
+    return features_NP, np.split(volumes.astype(np.float16), [100, 250]), patterns_2V
+
+
+def test_reduced_rank_finds_what_features_predict_where_variance_finds_what_is_large(predicted):
+    features_NP, volumes, patterns_2V = predicted
+    gram_NN = gram_matrix(volumes)
+
+    def explained(patterns_KV: np.ndarray) -> float:
+        rows, *_ = np.linalg.lstsq(patterns_KV.T, patterns_2V.T, rcond=None)
+        return 1 - float(np.sum((patterns_2V.T - patterns_KV.T @ rows) ** 2) / np.sum(patterns_2V**2))
+
+    assert explained(reduced_rank(gram_NN, features_NP, volumes, 2)[0]) > 0.75
+    assert explained(principal_components(gram_NN, volumes, 2)[0]) < 0.3
+
+
+def test_reduced_rank_is_the_principal_components_of_ridges_fitted_volumes(predicted):
+    features_NP, volumes, _ = predicted
+    patterns_KV, weights_NK = reduced_rank(gram_matrix(volumes), features_NP, volumes, 3)
+    penalty = RIDGE_SHARE * np.linalg.svd(features_NP, compute_uv=False)[0] ** 2
+    fitted = Ridge(alpha=penalty, fit_intercept=False).fit(features_NP, stacked(volumes)).predict(features_NP)
+    right = np.linalg.svd(fitted, full_matrices=False)[2][:3]
+    sign_K = np.sign(np.sum(patterns_KV * right, axis=1))[:, None]
+    assert patterns_KV * sign_K == pytest.approx(right, abs=5e-3)
+    assert weights_NK == pytest.approx(stacked(volumes) @ patterns_KV.T, abs=0.05)
+
+
+def test_reduced_rank_has_no_more_patterns_than_there_are_features(predicted):
+    features_NP, volumes, _ = predicted
+    patterns_KV, weights_NK = reduced_rank(gram_matrix(volumes), features_NP, volumes, 40)
+    assert len(patterns_KV) == weights_NK.shape[1] == features_NP.shape[1]
+    assert np.isfinite(patterns_KV).all()
+
+
+def test_parcels_are_predicted_by_their_means(runs):
+    parcels_V = np.arange(V) // 30
+    patterns_KV, means_NK = parcel_means(runs, parcels_V, np.array([2, 0]))
+    assert np.array_equal(patterns_KV.astype(bool), np.stack([parcels_V == 2, parcels_V == 0]))
+    expected = np.stack([stacked(runs)[:, 60:90].mean(axis=1), stacked(runs)[:, :30].mean(axis=1)], axis=1)
+    assert means_NK == pytest.approx(expected, abs=1e-3)

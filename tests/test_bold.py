@@ -146,6 +146,18 @@ def test_the_field_of_view_ends_with_its_outermost_voxels(voxel: float, is_cover
     assert bool(series[:, 0].any()) == is_covered
 
 
+def test_a_voxel_that_is_zero_in_all_volumes_is_not_covered_one_that_is_zero_in_some_is() -> None:
+    values = epi().get_fdata(dtype=np.float32).copy()
+    values[5, 5, 5, :] = 0
+    values[12, 12, 8, 1] = 0
+    points = apply_affine(EPI_AFFINE, np.array([[5.0, 5, 5], [5, 5, 6], [12, 12, 8]]))
+    for poses in (None, np.stack([np.eye(4)] * values.shape[3])):
+        series, coverage = bold.to_grid(nibabel.Nifti1Image(values, EPI_AFFINE), IDENTITY, points, poses=poses)
+        assert coverage.tolist() == [False, True, True]
+        assert not series[:, 0].any()
+        assert series[0, 1:].all()
+
+
 def test_a_voxel_that_is_not_finite_is_not_covered_and_spoils_no_other(caplog: pytest.LogCaptureFixture) -> None:
     image = epi()
     values = image.get_fdata(dtype=np.float32).copy()

@@ -403,6 +403,16 @@ def test_balanced_batches_hold_every_subject_alike():
     assert all(sorted(subjects[order[at : at + 3]]) == [0, 1, 2] for at in range(0, 27, 3))
 
 
+def test_an_order_by_pieces_takes_many_windows_of_one_subject_before_those_of_another():
+    subjects = np.repeat([0, 1, 2], [50, 90, 5])
+    order = ORDERS["subject_pieces"](subjects, np.random.default_rng(0))
+    assert sorted(order.tolist()) == list(range(145))
+    changes = np.flatnonzero(np.diff(subjects[order])) + 1
+    lengths = [len(piece) for piece in np.split(order, changes)]
+    assert min(lengths) == 5 and sorted(lengths)[1] >= 12
+    assert len(changes) > 3
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -410,7 +420,11 @@ def test_balanced_batches_hold_every_subject_alike():
         ({"optimizer": "sdg"}, r"optimizer must be one of \[.*'adamw', .*\], but got 'sdg'"),
         ({"schedule": "linear"}, r"schedule must be one of \[.*'cosine', .*\], but got 'linear'"),
         ({"augmentation": "flip"}, r"augmentation must be one of \[.*'mixup', .*\], but got 'flip'"),
-        ({"order": "sorted"}, r"order must be one of \['shuffled', 'subject_balanced'\], but got 'sorted'"),
+        ({"order": "sorted"}, r"order must be one of \['shuffled', 'subject_balanced', .*\], but got 'sorted'"),
+        ({"alignment": "affine"}, r"alignment must be one of \['euclidean', 'none', 'riemannian'\], but got 'affine'"),
+        ({"coral_weight": -1.0}, "adversary_weight and coral_weight must be 0 or more"),
+        ({"num_members": 0}, "num_members 1 or more"),
+        ({"num_members": 3, "coral_weight": 1.0}, "set num_members to 1, or both weights to 0"),
         ({"precision": "fp8"}, r"precision must be one of \['bf16', 'float32'\], but got 'fp8'"),
         ({"output_rank": -1}, "output_rank must be 0"),
         ({"batch_size": 0}, "batch_size and accumulation 1 or more"),

@@ -422,6 +422,41 @@ def test_baselines_are_kept_by_fold(reopened):
     assert again.baselines()["events"].test == {0: 0.0, 2: -0.2}
 
 
+def test_a_fold_lacks_baselines_until_all_that_are_asked_for_are_there(ledger):
+    ledger.commit_baselines(0, {"zero": (0.0, 0.0)})
+    ledger.commit_baselines(1, {"zero": (0.0, 0.0), "pulse": (0.1, 0.1)})
+    assert ledger.baseline_folds(["zero"]) == {0, 1}
+    assert ledger.baseline_folds(["zero", "pulse"]) == {1}
+
+
+# Further scores
+
+
+def test_further_scores_are_kept_by_whose_they_are_and_by_fold_and_the_first_ones_stay(reopened):
+    ledger = reopened()
+    for fold, value in ((1, 0.25), (0, 0.5), (1, 0.75)):
+        ledger.commit_further("trial-0003", fold, {"test": {"r2": value}, "validation": {"r2": -value}})
+    ledger.commit_further("references", 0, {"zero": {"r2": 0.0}})
+    again = reopened()
+    assert again.further_folds("trial-0003") == {0, 1}
+    assert again.further_folds("references") == {0}
+    assert again.further_folds("trial-0000") == set()
+    again.close()
+    assert again.further_scores("trial-0003") == {
+        0: {"test": {"r2": 0.5}, "validation": {"r2": -0.5}},
+        1: {"test": {"r2": 0.25}, "validation": {"r2": -0.25}},
+    }
+
+
+def test_further_scores_stay_sealed_until_the_study_is_closed(ledger, sqlite_path):
+    ledger.commit_further("trial-0000", 0, {"test": {"r2": 0.4375}})
+    with pytest.raises(BadInput, match="stay sealed until its search is over"):
+        ledger.further_scores("trial-0000")
+    assert b"0.4375" not in sqlite_path.read_bytes()
+    ledger.close()
+    assert ledger.further_scores("trial-0000") == {0: {"test": {"r2": 0.4375}}}
+
+
 # Terms
 
 

@@ -1,5 +1,8 @@
 """The whole search as a user runs it: real Ray, Optuna and MLflow, on a small prepared study."""
 
+import base64
+import json
+import re
 import signal
 import sqlite3
 from pathlib import Path
@@ -76,6 +79,47 @@ def test_test_scores_are_in_no_childs_metrics(undisturbed):
     assert not [key for (key,) in keys if "test" in key]
 
 
+def further_scores(home: Path) -> dict[str, dict]:
+    """Return what the ledger holds of further scores, unsealed, by whose and fold."""
+    with sqlite3.connect(home / "studies.db") as database:
+        rows = database.execute(
+            "SELECT key, value_json FROM study_user_attributes WHERE key LIKE 'further/%'"
+        ).fetchall()
+    return {key: json.loads(base64.b64decode(json.loads(value))) for key, value in rows}
+
+
+def test_the_winner_is_trained_again_to_the_very_scores_that_were_sealed(undisturbed):
+    home, printed = undisturbed
+    further = further_scores(home)
+    number = int(re.search(r"best configuration \(trial (\d+)", printed)[1])
+    assert set(further) == {
+        f"{whose}/000{fold}" for whose in (f"further/trial-{number:04d}", "further/references") for fold in range(5)
+    }
+    records = table(home)["records"]
+    for fold in range(5):
+        sealed = records[f"transformer/{number}/COMPLETE/fold/{fold:04d}"]["test_score"]
+        again = further[f"further/trial-{number:04d}/{fold:04d}"]["test"]["temporal_r_responsive"]
+        assert again == json.loads(base64.b64decode(sealed))
+
+
+def test_further_scores_stand_in_the_summary_and_at_the_studys_run(undisturbed):
+    home, printed = undisturbed
+    for expected in ("further test scores, mean", "identification (chance 0.5)", "temporal r, parcels"):
+        assert expected in printed
+    found = dict(
+        mlflow_rows(
+            home,
+            "SELECT m.key, m.value FROM metrics m JOIN runs r USING (run_uuid) "
+            "WHERE r.name = 'transformer' AND m.key LIKE 'test/%'",
+        )
+    )
+    of_folds = [scores for key, scores in further_scores(home).items() if key.startswith("further/trial-")]
+    for name in ("identification", "temporal_r_grey", "temporal_r_responsive"):
+        assert found[f"test/{name}"] == pytest.approx(sum(scores["test"][name] for scores in of_folds) / 5)
+    assert found["test/baseline_zero/identification"] == 0.5
+    assert "further_scores.json" in {path.name for path in (home / "mlartifacts").rglob("*")}
+
+
 def test_no_trial_is_left_running(undisturbed):
     home, _ = undisturbed
     assert {key.split("/")[2] for key in table(home)["records"]} <= {"COMPLETE", "PRUNED"}
@@ -83,9 +127,13 @@ def test_no_trial_is_left_running(undisturbed):
 
 def test_the_same_command_again_runs_no_job_and_prints_the_same_result(undisturbed, shards):
     home, printed = undisturbed
-    before = table(home)
+    before, further = table(home), further_scores(home)
+    metrics = mlflow_rows(home, "SELECT key, value, timestamp FROM metrics WHERE key LIKE 'test/%' ORDER BY 1, 3")
     again = search(home, "transformer", "--shards", shards, *TRIALS, *QUICK)
-    assert "fold job" not in again
+    assert "fold job" not in again and "further scores of" not in again
+    assert further_scores(home) == further
+    rows = mlflow_rows(home, "SELECT key, value, timestamp FROM metrics WHERE key LIKE 'test/%' ORDER BY 1, 3")
+    assert rows == metrics
     assert again[again.index("=====") :] == printed[printed.index("=====") :]
     assert table(home) == before
     assert len(mlflow_rows(home, "SELECT run_uuid FROM runs")) == 4

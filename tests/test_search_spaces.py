@@ -11,10 +11,11 @@ from model_shapes import build, eeg
 from platform.activations import ACTIVATIONS
 from platform.loop import TrainingConfig
 from platform.losses import LOSSES
-from platform.models import ARCHITECTURES
+from platform.models import ADAPTERS, ARCHITECTURES
 from platform.models.convolutional import MIXINGS, POOLINGS
 from platform.models.embedding import EMBEDDINGS
 from platform.models.encoding import ENCODINGS
+from platform.models.reading import LAGS, LEVELS, MONTAGES
 from platform.models.transformer import DECODINGS, TOKENS
 from platform.optimizers import OPTIMIZERS
 from platform.samplers import propose
@@ -23,12 +24,20 @@ from platform.training import split_configuration
 from search_spaces import SEARCH_SPACES
 
 NUM_DRAWN, BUILT_EVERY = 1000, 50
-NOT_SEARCHED = {"feedforward_ratio", "refinement_filters", "accumulation", "precision"}
+NOT_SEARCHED = {"feedforward_ratio", "bottleneck", "refinement_filters", "accumulation", "precision"}
+READING = {"montage": MONTAGES, "lags": LAGS, "level": LEVELS}
 OFFERED_WHOLE: dict[str, dict[str, Any]] = {
-    "fully_connected": {"embedding": EMBEDDINGS},
-    "convolutional": {"mixing": MIXINGS, "pooling": POOLINGS},
-    "transformer": {"embedding": EMBEDDINGS, "tokens": TOKENS, "encoding": ENCODINGS, "decoding": DECODINGS},
+    "fully_connected": {"embedding": EMBEDDINGS, **READING},
+    "convolutional": {"mixing": MIXINGS, "pooling": POOLINGS, **READING},
+    "transformer": {
+        "embedding": EMBEDDINGS,
+        "tokens": TOKENS,
+        "encoding": ENCODINGS,
+        "decoding": DECODINGS,
+        **READING,
+    },
     "band_power": {},
+    "shallow_convnet": {},
 }
 
 
@@ -52,7 +61,7 @@ def drawn() -> dict[str, list[dict[str, Any]]]:
 
 
 def test_every_architecture_has_a_search_space_and_no_search_space_lacks_its_architecture():
-    assert set(SEARCH_SPACES) == set(ARCHITECTURES)
+    assert set(SEARCH_SPACES) == {*ARCHITECTURES, *ADAPTERS}
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -86,6 +95,8 @@ def test_a_search_space_offers_every_choice(architecture, drawn):
         "schedule": SCHEDULES,
         **OFFERED_WHOLE[architecture],
     }
+    if "activation" not in {field.name for field in dataclasses.fields(ARCHITECTURES[architecture].config)}:
+        del offered["activation"]
     for key, choices in offered.items():
         assert {configuration.get(key) for configuration in drawn[architecture]} - {None} == set(choices)
 

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from platform.baselines import BASELINES, KNOWS_EEG
-from platform.ledger import BaselineFolds, FoldRecord, LedgerTrial
+from platform.baselines import BASELINES, CONFOUNDS, FITTED_IN_SUBJECT, KNOWS_EEG
+from platform.calibration import Calibration
+from platform.ledger import WINNER, BaselineFolds, FoldRecord, LedgerTrial
 from platform.study import StudyResult
 from platform.summary import WIDTH, summary
 
@@ -27,7 +28,7 @@ def result(winner_scores: Sequence[float] = (0.3, 0.31, 0.29, 0.1, 0.35), **chan
     winner = trial(3, winner_scores)
     baselines = {
         name: BaselineFolds(
-            validation=by_fold(*[0.05 * number] * NUM_SUBJECTS), test=by_fold(*[0.04 * number] * NUM_SUBJECTS)
+            validation=by_fold(*[0.02 * number] * NUM_SUBJECTS), test=by_fold(*[0.01 * number] * NUM_SUBJECTS)
         )
         for number, name in enumerate(BASELINES)
     }
@@ -66,9 +67,10 @@ def test_scores_stand_with_their_standard_error_and_the_number_of_subjects():
 @pytest.mark.parametrize("name", BASELINES)
 def test_every_baseline_stands_beside_it_and_says_whether_it_knows_eeg(name):
     line = row(summary(result()), f"baseline {name} ")
-    assert ("(no EEG)" in line) == (name not in KNOWS_EEG)
+    assert ("(no EEG)" in line) == (name not in KNOWS_EEG | CONFOUNDS)
+    assert ("*" in line) == (name in FITTED_IN_SUBJECT)
     number = list(BASELINES).index(name)
-    assert f"{0.05 * number:+.3f} +- 0.000" in line and f"{0.04 * number:+.3f} +- 0.000" in line
+    assert f"{0.02 * number:+.3f} +- 0.000" in line and f"{0.01 * number:+.3f} +- 0.000" in line
     assert line.split()[-1] == str(NUM_SUBJECTS)
 
 
@@ -80,11 +82,11 @@ def test_how_trials_ended_is_counted():
 
 def test_a_winner_above_the_best_baseline_is_called_so():
     text = summary(result())
-    assert "is above the best baseline (ridge_band_power) by validation: +0.120, higher on 4 of 5 folds" in text
+    assert "is above the best baseline (ridge_band_power) by validation: +0.130, higher on 4 of 5 folds" in text
     assert "NOT" not in text
 
 
-@pytest.mark.parametrize("scores", [(0.1,) * 5, (0.15,) * 5, (-0.2, -0.1, 0.0, 0.1, 0.2)], ids=str)
+@pytest.mark.parametrize("scores", [(0.1,) * 5, (0.14,) * 5, (-0.2, -0.1, 0.0, 0.1, 0.2)], ids=str)
 def test_a_winner_that_is_not_above_the_best_baseline_is_said_not_to_be(scores):
     text = summary(result(scores))
     assert "is NOT above the best baseline (ridge_band_power)" in text
@@ -119,3 +121,52 @@ def test_a_single_fold_has_no_standard_error_and_the_summary_still_stands():
 def test_lines_fit_a_terminal():
     table = [line for line in summary(result()).splitlines() if line.startswith("  ")]
     assert table and max(map(len, table)) <= WIDTH
+
+
+# Further scores
+
+
+def further(**scores: tuple[float, ...]) -> dict[str, dict[str, dict[int, float]]]:
+    """Return the same scores for the winner, and tenths of them for two baselines."""
+    return {
+        predictor: {name: by_fold(*[share * value for value in values]) for name, values in scores.items()}
+        for predictor, share in ((WINNER, 1.0), ("ridge_band_power", 0.1), ("zero", 0.0))
+    }
+
+
+def test_further_scores_stand_beside_those_of_baselines_as_means():
+    text = summary(result(further=further(temporal_r_grey=(0.2, 0.3), identification=(0.6, 0.7))))
+    assert row(text, "further test scores, mean").split()[-3:] == ["winner", "ridge", "zero"]
+    assert row(text, "temporal r, grey matter").split()[-3:] == ["0.250", "0.025", "0.000"]
+    assert row(text, "identification").split()[-3:] == ["0.650", "0.065", "0.000"]
+
+
+def test_a_score_that_a_baseline_has_not_is_a_dash_and_one_that_nobody_has_is_left_out():
+    scores = further(temporal_r_grey=(0.2,), unique_r=(0.1,))
+    del scores["zero"]["unique_r"]
+    text = summary(result(further=scores))
+    assert row(text, "unique r, beyond confounds").split()[-3:] == ["0.100", "0.010", "-"]
+    assert "SSIM" not in text
+
+
+def test_the_mean_squared_error_is_shown_in_units_that_can_be_read():
+    text = summary(result(further=further(mse_given_own_mean=(9e-4, 5e-4))))
+    assert row(text, "given own mean image: MSE, 1e-4").split()[-3:] == ["7.000", "0.700", "0.000"]
+
+
+def test_without_further_scores_there_is_no_second_table():
+    assert "further test scores" not in summary(result())
+
+
+def test_a_baseline_fitted_in_the_subject_is_no_rival():
+    scores = result().baselines
+    within = dict(scores, ridge_within_subject=BaselineFolds(validation=by_fold(*[0.9] * 5), test=by_fold(*[0.9] * 5)))
+    assert "above the best baseline (ridge_band_power)" in summary(result(baselines=within))
+
+
+@pytest.mark.parametrize(("how", "known"), [("eeg", "EEG alone, unlabelled"), ("paired", "EEG with its volumes")])
+def test_a_calibrated_study_says_what_was_calibrated_and_what_was_not(how, known):
+    text = summary(result(calibration=Calibration(how=how, minutes=2.5)))
+    assert f"CALIBRATED: the first 2.5 minutes of every scored subject adapt the model ({known})." in text
+    assert "the baselines' too, are of the rest; baselines and the refitted model are not calibrated" in text
+    assert "CALIBRATED" not in summary(result())

@@ -212,7 +212,7 @@ def test_a_prediction_never_sees_its_targets(coupled):
 
 
 def test_predictions_stand_in_the_order_of_the_windows_whatever_the_batches(coupled):
-    wanted = job(coupled, output_rank=0)
+    wanted = job(coupled, output_rank=0, level="window")
     data = StudyData(wanted.data)
     model, basis = build_model(wanted, data, data.training_products(wanted.training_subjects))
     recording = data.runs("sub-01")[0]
@@ -304,6 +304,8 @@ ALIKE = {
     "plain": {},
     "in pieces": {"accumulation": 2},
     "weighted": {"loss": "weighted_mse", "order": "subject_balanced"},
+    "adversary and subject layers": {"adversary_weight": 0.3, "subject_layers": True},
+    "ensemble": {"num_members": 3},
     "correlation, averaged": {"loss": "correlation", "weight_average": 0.9},
     "correlation, in pieces": {"loss": "mse_correlation", "accumulation": 3},
 }
@@ -342,7 +344,8 @@ def test_two_workers_train_as_one_does_whatever_the_loss(tmp_path, monkeypatch):
     "changes",
     [
         {"precision": "bf16"}, {"weight_average": 0.5}, {"optimizer": "schedule_free"}, {"optimizer": "muon"},
-        {"augmentation": "mixup"}, {"schedule": "plateau"}, {"warm_up_share": 0.5}, {"gradient_norm": 0.0},
+        {"augmentation": "mixup"}, {"num_members": 3}, {"adversary_weight": 0.5},
+        {"schedule": "plateau"}, {"warm_up_share": 0.5}, {"gradient_norm": 0.0},
     ],
     ids=str,
 )  # fmt: skip

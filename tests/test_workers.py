@@ -1,13 +1,15 @@
 """Two Ray Train workers under DistributedDataParallel train the same model as one process does."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from small_study import write_small_study
 
-from datasets.cluster import LOCAL, connected
+from datasets.cluster import LOCAL, connected, run_tasks
 from platform import training
+from platform.finalists import OBJECTIVE, TEST, score_finalist
 from platform.folds import leave_one_subject_out
 from platform.ledger import FoldRecord
 from platform.loop import Epochs
@@ -16,20 +18,22 @@ from platform.training import Job, Workers, run_fold_job
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(1200),  # seconds; each group of workers takes half a minute, or more where others work, too
     # Ray Data, which Ray Train opens in this process, sets options that it calls deprecated itself.
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context"),
 ]
 
 NUM_EPOCHS = 6
 CONFIGURATION = {
-    "output_rank": 8, "width": 16, "num_heads": 2, "learning_rate": 3e-3, "batch_size": 30, "dropout": 0.0,
+    "output_rank": 8, "level": "window",
+    "width": 16, "num_heads": 2, "learning_rate": 3e-3, "batch_size": 30, "dropout": 0.0,
 }  # fmt: skip
 LOSS_TOLERANCE, SCORE_TOLERANCE = 1e-3, 0.02
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory) -> tuple[FoldRecord, FoldRecord]:
-    """One fold job's records: trained in this process, and by two Ray Train workers."""
+def trained(tmp_path_factory) -> tuple[FoldRecord, FoldRecord, dict[str, dict[str, float]]]:
+    """One fold job's records, trained in this process and by two Ray Train workers, and its further scores by these."""
     folder = tmp_path_factory.mktemp("workers")
     job = example_job(write_small_study(folder / "shards", subjects=6, volumes=60, coupling=2.0))
     threads = torch.get_num_threads()
@@ -39,9 +43,18 @@ def records(tmp_path_factory) -> tuple[FoldRecord, FoldRecord]:
     finally:
         torch.set_num_threads(threads)
         training.open_data.cache_clear()
+    two = Workers(count=2, storage=str(folder / "jobs"))
     with connected(LOCAL, 2):
-        together = run_fold_job(job, Workers(count=2, storage=str(folder / "jobs")))
-    return alone, together
+        together = run_fold_job(job, two)
+        again = replace(job, stop_after=together.best_epochs)
+        ((_, further),) = run_tasks(score_finalist, [(again, two)], cpus=0, at_once=1)
+    return alone, together, further
+
+
+@pytest.fixture(scope="module")
+def records(trained) -> tuple[FoldRecord, FoldRecord]:
+    """One fold job's records: trained in this process, and by two Ray Train workers."""
+    return trained[:2]
 
 
 def example_job(shards: Path) -> Job:
@@ -83,3 +96,9 @@ def test_two_workers_and_one_process_have_the_same_scores(records):
         assert two == pytest.approx(one, abs=SCORE_TOLERANCE)
     assert together.score == pytest.approx(alone.score, abs=SCORE_TOLERANCE)
     assert together.test_score == pytest.approx(alone.test_score, abs=SCORE_TOLERANCE)
+
+
+def test_two_workers_train_a_finalist_again_to_the_score_that_was_sealed(trained):
+    _, together, further = trained
+    assert further[TEST][OBJECTIVE] == pytest.approx(together.test_score, abs=1e-4)
+    assert {"temporal_r_grey", "identification"} <= set(further[TEST])

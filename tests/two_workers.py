@@ -4,6 +4,7 @@ Importable, so that spawned processes find it.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -12,7 +13,10 @@ from torch import distributed, multiprocessing, nn
 
 from platform.loop import Epochs, History, Scored, TrainingConfig, Worker, predict, train, without_wrapper
 from platform.models import ARCHITECTURES
+from platform.models.ensemble import Ensemble
+from platform.models.penalties import Penalised
 from platform.models.shape import ModelShape
+from platform.models.subject_layers import SubjectMixing, WithSubjectLayer
 from platform.training_set import TrainingSet
 from platform.windows import WINDOW_VOLUMES, CachedRun
 
@@ -44,7 +48,7 @@ def example_model(dropout: float = 0.0) -> nn.Module:
         basis=None,
     )
     torch.manual_seed(0)
-    config = ARCHITECTURES["transformer"].config(width=8, num_heads=2, dropout=dropout)
+    config = ARCHITECTURES["transformer"].config(width=8, num_heads=2, dropout=dropout, level="window")
     return ARCHITECTURES["transformer"].build(config, shape)
 
 
@@ -52,15 +56,32 @@ def example_training(*runs: CachedRun) -> TrainingSet:
     return TrainingSet(runs=runs or [example_run()], coefficients_NK=None, weights_K=torch.linspace(0.5, 1.5, VOXELS))
 
 
+def of_three_subjects() -> TrainingSet:
+    return example_training(*(replace(example_run(seed), subject=f"sub-{seed:02d}") for seed in range(3)))
+
+
+def across_subjects(config: TrainingConfig, training: TrainingSet) -> nn.Module:
+    """Return the example model with all that a configuration does to reach other subjects."""
+    if config.num_members > 1:
+        return Ensemble([example_model() for _ in range(config.num_members)], {})
+    model: nn.Module = example_model()
+    if config.subject_layers:
+        model = WithSubjectLayer(SubjectMixing(3, CHANNELS), model)
+    weights = {"adversary_weight": config.adversary_weight, "coral_weight": config.coral_weight}
+    return Penalised(model, training.batch(np.arange(1)).inputs, 3, **weights) if config.is_penalised else model
+
+
 def trained(worker: Worker, config: TrainingConfig, patience: int) -> tuple[History, nn.Module]:
     """Train for a few epochs as this worker; scores fall from the third epoch on."""
-    model = example_model()
+    reaches = config.subject_layers or config.is_penalised or config.num_members > 1
+    training = of_three_subjects() if reaches else example_training()
+    model = across_subjects(config, training)
     if worker.world_size > 1:
         model = nn.parallel.DistributedDataParallel(model)
     scores = iter([(0.1, 0.1), (0.2, 0.2), (0.3, 0.3), *[(0.0, 0.0)] * 20])
     history = train(
         model,
-        example_training(),
+        training,
         config,
         Epochs(maximum=6, patience=patience),
         seed=3,

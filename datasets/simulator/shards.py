@@ -244,6 +244,11 @@ def _write_run(
     )
 
 
+def group_maps() -> Floats32:
+    """Return how strongly each voxel of the mask follows each source in the group, (sources, X)."""
+    return _mask().weights.T
+
+
 @lru_cache(maxsize=1)
 def _mask() -> _Mask:
     mask = tissue_mask()

@@ -5,6 +5,7 @@ names a basis, to that basis's weights (batch, patterns), which ``Volumes`` turn
 architecture has features maps those, (batch, features), in place of EEG.
 """
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from platform.models.band_power import BandPower, BandPowerConfig, BandPowerFeatures
 from platform.models.convolutional import Convolutional, ConvolutionalConfig
 from platform.models.fully_connected import FullyConnected, FullyConnectedConfig
+from platform.models.shallow_convnet import ShallowConvNet, ShallowConvNetConfig, braindecode_models
 from platform.models.shape import ModelShape
 from platform.models.transformer import Transformer, TransformerConfig
 
@@ -34,11 +36,22 @@ class Architecture:
     features: Callable[[ModelShape], nn.Module] | None = None
 
 
+def _adapters() -> dict[str, Architecture]:
+    """Return the architectures of libraries that are optional, as far as they are installed."""
+    if importlib.util.find_spec("braindecode") is None:
+        return {}
+    return {"shallow_convnet": Architecture(config=ShallowConvNetConfig, build=ShallowConvNet)}
+
+
+ADAPTERS: dict[str, Callable[[], Any]] = {"shallow_convnet": braindecode_models}
+"""Architectures that need an optional library: what imports it, or raises an ImportError that says why not."""
+
 ARCHITECTURES: dict[str, Architecture] = {
     "fully_connected": Architecture(config=FullyConnectedConfig, build=FullyConnected),
     "convolutional": Architecture(config=ConvolutionalConfig, build=Convolutional),
     "transformer": Architecture(config=TransformerConfig, build=Transformer),
     "band_power": Architecture(config=BandPowerConfig, build=BandPower, features=BandPowerFeatures),
+    **_adapters(),
 }
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from platform.activations import ACTIVATIONS
-from platform.models.blocks import NORMS, Trunk, check_at_least, check_choices, check_shares, linear_head
+from platform.models.blocks import NORMS, EncodedModel, Trunk, check_at_least, check_choices, check_shares, linear_head
 from platform.models.shape import ModelShape
 
 BANDS_HZ = ((1.0, 4.0), (4.0, 8.0), (8.0, 10.5), (10.5, 13.0), (13.0, 20.0), (20.0, 30.0), (30.0, 45.0))
@@ -71,8 +71,8 @@ class BandPowerConfig:
     width: int = 128
     num_layers: int = 1
     norm: str = "batch"
-    activation: str = "gelu"
-    dropout: float = 0.3
+    activation: str = "tanh"
+    dropout: float = 0.7
     stochastic_depth: float = 0.0
 
     def __post_init__(self) -> None:
@@ -81,7 +81,7 @@ class BandPowerConfig:
         check_at_least(self, width=1, num_layers=0)
 
 
-class BandPower(nn.Module):
+class BandPower(EncodedModel):
     """Lagged log band power (B, F) to volumes within the mask (B, V), or to weights of the basis (B, K)."""
 
     def __init__(self, config: BandPowerConfig, shape: ModelShape) -> None:
@@ -100,10 +100,10 @@ class BandPower(nn.Module):
             )
         self.head = linear_head(config.width if config.num_layers else num_features(shape), shape)
 
-    def forward(self, features_BF: Tensor) -> Tensor:
-        """Return what the head predicts: (B, V) voxels, or (B, K) weights of the basis."""
-        predicted: Tensor = self.head(self.trunk(self.prepare(features_BF)))
-        return predicted
+    def encode(self, inputs: Tensor) -> Tensor:
+        """Return the trunk's output for features (B, F)."""
+        encoded_BD: Tensor = self.trunk(self.prepare(inputs))
+        return encoded_BD
 
 
 def _bands(length: int, rate_hz: float) -> tuple[Tensor, Tensor]:

@@ -12,8 +12,10 @@ from torch.nn import functional
 
 from platform.activations import ACTIVATIONS
 from platform.models.shape import ModelShape
+from platform.models.subjects import SubjectNorm
 
 _LARGEST_NUM_GROUPS = 4
+_SMALL = 0.02
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -54,9 +56,10 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": BatchNorm,
     "layer": nn.LayerNorm,
     "group": GroupNorm,
+    "subject": SubjectNorm,
     "none": _no_norm,
 }
-"""From the number of features to what normalises vectors of them, (..., D)."""
+"""From the number of features to what normalises vectors of them, (..., D); the first axis is that of windows."""
 
 
 class StochasticDepth(nn.Module):
@@ -93,7 +96,10 @@ class ResidualBlock(nn.Module):
 
 
 class Trunk(nn.Sequential):
-    """A linear map to the width, then residual blocks and a norm: (B, features) to (B, D)."""
+    """A linear map to the width, then residual blocks and a norm: (B, features) to (B, D).
+
+    With a bottleneck one more layer follows, as wide as that: (B, features) to (B, bottleneck).
+    """
 
     def __init__(
         self,
@@ -105,14 +111,46 @@ class Trunk(nn.Sequential):
         activation: str,
         dropout: float,
         stochastic_depth: float,
+        bottleneck: int = 0,
     ) -> None:
         blocks = (ResidualBlock(width, norm, activation, dropout, stochastic_depth) for _ in range(num_layers))
-        super().__init__(nn.Linear(num_features, width), *blocks, NORMS[norm](width))
+        narrow = (nn.Linear(width, bottleneck), ACTIVATIONS[activation]()) if bottleneck else ()
+        super().__init__(nn.Linear(num_features, width), *blocks, NORMS[norm](width), *narrow)
+
+
+class EncodedModel(nn.Module):
+    """What every architecture is: an encoder of EEG or features of it, and a head that reads what it encodes.
+
+    ``encode`` gives (B, ...) whatever the head takes; the head gives (B, V) voxels, or (B, K) weights of the basis.
+    """
+
+    head: nn.Module
+
+    def encode(self, inputs: Tensor) -> Tensor:
+        """Return what the head reads."""
+        raise NotImplementedError
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return what the head predicts: (B, V) voxels, or (B, K) weights of the basis."""
+        predicted: Tensor = self.head(self.encode(inputs))
+        return predicted
 
 
 def linear_head(width: int, shape: ModelShape) -> nn.Linear:
     """Return the map from one vector to all voxels, or to the weights of the basis: (B, D) to (B, V) or (B, K)."""
-    return nn.Linear(width, shape.num_voxels if shape.basis is None else len(shape.basis))
+    return small(nn.Linear(width, shape.num_voxels if shape.basis is None else len(shape.basis)))
+
+
+def small(head: nn.Linear) -> nn.Linear:
+    """Return a head that starts by predicting next to nothing.
+
+    Volumes are mostly noise: what a head predicts at first would have to be unlearned, and what it learns first is what
+    correlates most with them.
+    """
+    with torch.no_grad():
+        head.weight.mul_(_SMALL)
+        head.bias.zero_()
+    return head
 
 
 def check_choices(config: object, choices: Mapping[str, Collection[str]]) -> None:

@@ -1,26 +1,23 @@
 """Embeddings of EEG: what is read of each channel in each volume's time, and tokens made of it.
 
 Shapes: B windows, C channels, S samples, N volumes that a window spans, F features of a channel in a volume's time,
-D width of a token, P pieces of a volume, T taps.
+J lags that are left of the volumes' times, D width of a token, P pieces of a volume, T taps.
 """
-
-import math
 
 import torch
 from torch import Tensor, nn
 
+from platform.models.reading import Reading, sine_cosine_pairs
 from platform.models.shape import ModelShape
 
 LOWEST_HZ, HIGHEST_HZ = 2.5, 45.0
 PIECES_PER_VOLUME = 5
 NUM_BANDS = 16
-_FLOOR = 1e-4
+_FLOOR = 1e-6
 
 
 class Samples(nn.Module):
     """The samples themselves, so that one linear map makes tokens of them, as in the published models."""
-
-    is_normalised = False
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
@@ -38,13 +35,13 @@ class LogPower(nn.Module):
     power that BOLD is known to follow, and training may move it anywhere from there.
     """
 
-    is_normalised = True
     num_features = NUM_BANDS
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
         self.samples_per_volume = shape.samples_per_volume
-        self.filters_FT = nn.Parameter(_sine_cosine_pairs(self.samples_per_volume // PIECES_PER_VOLUME, shape.rate_hz))
+        taps = self.samples_per_volume // PIECES_PER_VOLUME
+        self.filters_FT = nn.Parameter(sine_cosine_pairs(NUM_BANDS, taps, shape.rate_hz, LOWEST_HZ, HIGHEST_HZ))
 
     def forward(self, eeg_BCS: Tensor) -> Tensor:
         """Return log power in every volume's time, (B, C, N, F)."""
@@ -60,42 +57,45 @@ EMBEDDINGS: dict[str, type[Samples] | type[LogPower]] = {"linear": Samples, "log
 """What is read of each channel in each volume's time; a linear map makes tokens of it."""
 
 
+def read_eeg(embedding: str, shape: ModelShape, *, montage: str, lags: str, level: str) -> Reading:
+    """Return what reads EEG by an embedding of this name; samples as they are have neither lags nor level."""
+    embed = EMBEDDINGS[embedding](shape)
+    if isinstance(embed, Samples):
+        lags, level = "free", "window"
+    return Reading(embed, embed.num_features, shape, montage=montage, lags=lags, level=level)
+
+
 class ChannelTokens(nn.Module):
     """One token per channel, of all that was read of it in the window; the map is shared by all channels."""
 
-    def __init__(self, num_features: int, shape: ModelShape, width: int, *, is_normalised: bool) -> None:
+    def __init__(self, reading: Reading, shape: ModelShape, width: int) -> None:
         super().__init__()
         self.num_tokens = shape.num_channels
-        self.project = _projection(shape.num_volumes * num_features, width, is_normalised)
+        self.project = _projection(reading, reading.num_lags * reading.num_features, width)
 
-    def forward(self, read_BCNF: Tensor) -> Tensor:
+    def forward(self, read_BCJF: Tensor) -> Tensor:
         """Return tokens, (B, C, D)."""
-        tokens_BCD: Tensor = self.project(read_BCNF.flatten(2))
+        tokens_BCD: Tensor = self.project(read_BCJF.flatten(2))
         return tokens_BCD
 
 
 class PatchTokens(nn.Module):
-    """One token per volume's time, of all that was read of all channels in it; the map is shared by all times."""
+    """One token per lag, of all that was read of all channels in it; the map is shared by all lags."""
 
-    def __init__(self, num_features: int, shape: ModelShape, width: int, *, is_normalised: bool) -> None:
+    def __init__(self, reading: Reading, shape: ModelShape, width: int) -> None:
         super().__init__()
-        self.num_tokens = shape.num_volumes
-        self.project = _projection(shape.num_channels * num_features, width, is_normalised)
+        self.num_tokens = reading.num_lags
+        self.project = _projection(reading, shape.num_channels * reading.num_features, width)
 
-    def forward(self, read_BCNF: Tensor) -> Tensor:
-        """Return tokens, (B, N, D)."""
-        tokens_BND: Tensor = self.project(read_BCNF.transpose(1, 2).flatten(2))
-        return tokens_BND
+    def forward(self, read_BCJF: Tensor) -> Tensor:
+        """Return tokens, (B, J, D)."""
+        tokens_BJD: Tensor = self.project(read_BCJF.transpose(1, 2).flatten(2))
+        return tokens_BJD
 
 
-def _projection(num_features: int, width: int, is_normalised: bool) -> nn.Module:
+def _projection(reading: Reading, num_features: int, width: int) -> nn.Module:
+    """Return a linear map, after a norm where features are powers whose level the recording does not set."""
     linear = nn.Linear(num_features, width)
-    return nn.Sequential(nn.LayerNorm(num_features), linear) if is_normalised else linear
-
-
-def _sine_cosine_pairs(taps: int, rate_hz: float) -> Tensor:
-    """Return NUM_BANDS cosines, then as many sines, under a Hann window of sum 1, shape (F, T)."""
-    bands_hz = torch.logspace(math.log10(LOWEST_HZ), math.log10(min(HIGHEST_HZ, 0.4 * rate_hz)), NUM_BANDS)
-    phase_FT = 2 * math.pi * bands_hz[:, None] * (torch.arange(taps) - taps / 2) / rate_hz
-    window_T = torch.hann_window(taps, periodic=False)
-    return torch.cat([torch.cos(phase_FT), torch.sin(phase_FT)]) * window_T / window_T.sum()
+    if isinstance(reading.embed, Samples) or reading.knows_recording:
+        return linear
+    return nn.Sequential(nn.LayerNorm(num_features), linear)

@@ -11,40 +11,57 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from platform.activations import ACTIVATIONS
-from platform.models.blocks import NORMS, Trunk, check_at_least, check_choices, check_shares, linear_head
-from platform.models.embedding import EMBEDDINGS, ChannelTokens
+from platform.models.blocks import NORMS, EncodedModel, Trunk, check_at_least, check_choices, check_shares, linear_head
+from platform.models.embedding import EMBEDDINGS, ChannelTokens, read_eeg
+from platform.models.reading import LAGS, LEVELS, MONTAGES
 from platform.models.shape import ModelShape
 
 
 @dataclass(frozen=True, kw_only=True)
 class FullyConnectedConfig:
-    """What a trial may vary about the fully connected network."""
+    """What a trial may vary about the fully connected network.
+
+    Attributes:
+        montage, lags, level: of the reading (``platform.models.reading``); lags and level are of powers only.
+        bottleneck: width of one more layer before the head; 0 for none.
+    """
 
     embedding: str = "log_power"
+    montage: str = "laplacian"
+    lags: str = "haemodynamic"
+    level: str = "recording"
     embedding_width: int = 16
     width: int = 128
-    num_layers: int = 2
+    num_layers: int = 1
+    bottleneck: int = 0
     norm: str = "layer"
-    activation: str = "gelu"
-    dropout: float = 0.2
+    activation: str = "tanh"
+    dropout: float = 0.6
     stochastic_depth: float = 0.0
 
     def __post_init__(self) -> None:
-        check_choices(self, {"embedding": EMBEDDINGS, "norm": NORMS, "activation": ACTIVATIONS})
+        check_choices(
+            self,
+            {
+                "embedding": EMBEDDINGS,
+                "montage": MONTAGES,
+                "lags": LAGS,
+                "level": LEVELS,
+                "norm": NORMS,
+                "activation": ACTIVATIONS,
+            },
+        )
         check_shares(self, "dropout", "stochastic_depth")
-        check_at_least(self, embedding_width=1, width=1, num_layers=0)
+        check_at_least(self, embedding_width=1, width=1, num_layers=0, bottleneck=0)
 
 
-class FullyConnected(nn.Module):
+class FullyConnected(EncodedModel):
     """EEG (B, C, S) to volumes within the mask (B, V), or to weights of the basis (B, K)."""
 
     def __init__(self, config: FullyConnectedConfig, shape: ModelShape) -> None:
         super().__init__()
-        embedding = EMBEDDINGS[config.embedding](shape)
-        self.embed = nn.Sequential(
-            embedding,
-            ChannelTokens(embedding.num_features, shape, config.embedding_width, is_normalised=embedding.is_normalised),
-        )
+        reading = read_eeg(config.embedding, shape, montage=config.montage, lags=config.lags, level=config.level)
+        self.embed = nn.Sequential(reading, ChannelTokens(reading, shape, config.embedding_width))
         self.dropout = nn.Dropout(config.dropout)
         self.trunk = Trunk(
             shape.num_channels * config.embedding_width,
@@ -54,11 +71,12 @@ class FullyConnected(nn.Module):
             activation=config.activation,
             dropout=config.dropout,
             stochastic_depth=config.stochastic_depth,
+            bottleneck=config.bottleneck,
         )
-        self.head = linear_head(config.width, shape)
+        self.head = linear_head(config.bottleneck or config.width, shape)
 
-    def forward(self, eeg_BCS: Tensor) -> Tensor:
-        """Return what the head predicts: (B, V) voxels, or (B, K) weights of the basis."""
-        channels_BCD = self.dropout(self.embed(eeg_BCS))
-        predicted: Tensor = self.head(self.trunk(channels_BCD.flatten(1)))
-        return predicted
+    def encode(self, inputs: Tensor) -> Tensor:
+        """Return the trunk's output for EEG (B, C, S)."""
+        channels_BCD = self.dropout(self.embed(inputs))
+        encoded_BD: Tensor = self.trunk(channels_BCD.flatten(1))
+        return encoded_BD

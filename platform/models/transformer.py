@@ -1,6 +1,6 @@
 """A transformer from EEG tokens to fMRI slices.
 
-A token holds one channel's whole window, or one volume's time of all channels, or there are tokens of both kinds;
+A token holds one channel's whole window, or one lag of all channels, or there are tokens of both kinds;
 learned queries, one per sagittal slice, read the encoded tokens; each slice becomes its voxels, or all slices together
 the weights of a low-rank basis.
 
@@ -8,8 +8,8 @@ Slices are decoded in parallel, or one after the other, each from the model's ow
 of the second kind train on the true slices before it and are scored with them too, which tells them the answer.  Here
 training and scoring are the same: no true volume is ever an input.
 
-Legend of shapes: B windows, C channels, S samples, N volumes that a window spans, F features of a channel in a volume's
-time, T tokens, D width, L sagittal slices, K basis patterns, V voxels in the mask.
+Legend of shapes: B windows, C channels, S samples, J lags that are read of a window, F features of a channel at a lag,
+T tokens, D width, L sagittal slices, K basis patterns, V voxels in the mask.
 """
 
 from dataclasses import dataclass
@@ -20,23 +20,27 @@ from torch import Tensor, nn
 
 from platform.activations import ACTIVATIONS
 from platform.models.attention import DecoderLayer, EncoderLayer, KeysValues
-from platform.models.blocks import NORMS, check_at_least, check_choices, check_shares
-from platform.models.embedding import EMBEDDINGS, ChannelTokens, PatchTokens
+from platform.models.blocks import NORMS, EncodedModel, check_at_least, check_choices, check_shares, small
+from platform.models.embedding import EMBEDDINGS, ChannelTokens, PatchTokens, read_eeg
 from platform.models.encoding import ENCODINGS, TIME_ENCODINGS
+from platform.models.reading import LAGS, LEVELS, MONTAGES, Reading
 from platform.models.shape import ModelShape
 
 TOKENS = {"channels": ("channels",), "patches": ("patches",), "both": ("channels", "patches")}
-"""What a token is about: a channel's whole window, one volume's time of all channels (a patch), or some of each."""
+"""What a token is about: a channel's whole window, one lag of all channels (a patch), or some of each."""
 
-TOKEN_NORMS = [name for name in NORMS if name != "batch"]
-"""Not batch: a decoder that sees one slice at a time would norm each by others than while scoring."""
+TOKEN_NORMS = [name for name in NORMS if name not in ("batch", "subject")]
+"""Not batch, not subject: a decoder that sees one slice at a time would norm each by others than while scoring."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """What a trial may vary about the transformer."""
+    """What a trial may vary about the transformer; lags and level are of powers only."""
 
     embedding: str = "log_power"
+    montage: str = "laplacian"
+    lags: str = "haemodynamic"
+    level: str = "recording"
     tokens: str = "channels"
     encoding: str = "learned"
     width: int = 64
@@ -57,6 +61,9 @@ class TransformerConfig:
             self,
             {
                 "embedding": EMBEDDINGS,
+                "montage": MONTAGES,
+                "lags": LAGS,
+                "level": LEVELS,
                 "tokens": TOKENS,
                 "encoding": ENCODINGS,
                 "decoding": DECODINGS,
@@ -68,44 +75,39 @@ class TransformerConfig:
         check_at_least(self, num_encoder_layers=0, num_decoder_layers=1, feedforward_ratio=1)
 
 
-class Transformer(nn.Module):
+class Transformer(EncodedModel):
     """EEG (B, C, S) to volumes within the mask (B, V)."""
 
     def __init__(self, config: TransformerConfig, shape: ModelShape) -> None:
         super().__init__()
-        self.read = EMBEDDINGS[config.embedding](shape)
-        self.tokens = nn.ModuleList(
-            EncodedTokens(about, config, shape, self.read.num_features, is_normalised=self.read.is_normalised)
-            for about in TOKENS[config.tokens]
-        )
+        self.read = read_eeg(config.embedding, shape, montage=config.montage, lags=config.lags, level=config.level)
+        self.tokens = nn.ModuleList(EncodedTokens(about, config, shape, self.read) for about in TOKENS[config.tokens])
         self.encoder = nn.Sequential(*(EncoderLayer(**_layer(config)) for _ in range(config.num_encoder_layers)))
         self.decoder: ParallelDecoder | AutoregressiveDecoder = DECODINGS[config.decoding](config, shape.grid_shape[0])
         self.head = VoxelHead(config.width, shape) if shape.basis is None else LowRankHead(config.width, shape)
 
-    def forward(self, eeg_BCS: Tensor) -> Tensor:
-        """Return what the head predicts: (B, V) voxels, or (B, K) weights of the basis."""
-        read_BCNF = self.read(eeg_BCS)
-        tokens_BTD = self.encoder(torch.cat([tokens(read_BCNF) for tokens in self.tokens], dim=1))
-        predicted: Tensor = self.head(self.decoder(tokens_BTD))
-        return predicted
+    def encode(self, inputs: Tensor) -> Tensor:
+        """Return the decoded slices, (B, L, D), for EEG (B, C, S)."""
+        read_BCJF = self.read(inputs)
+        tokens_BTD = self.encoder(torch.cat([tokens(read_BCJF) for tokens in self.tokens], dim=1))
+        slices_BLD: Tensor = self.decoder(tokens_BTD)
+        return slices_BLD
 
 
 class EncodedTokens(nn.Module):
-    """Tokens about channels or about patches, with the encoding of which is which: (B, C, N, F) to (B, T, D)."""
+    """Tokens about channels or about patches, with the encoding of which is which: (B, C, J, F) to (B, T, D)."""
 
-    def __init__(
-        self, about: str, config: TransformerConfig, shape: ModelShape, num_features: int, *, is_normalised: bool
-    ) -> None:
+    def __init__(self, about: str, config: TransformerConfig, shape: ModelShape, reading: Reading) -> None:
         super().__init__()
         of_channels = about == "channels"
         tokens = ChannelTokens if of_channels else PatchTokens
         encoding = (ENCODINGS if of_channels else TIME_ENCODINGS)[config.encoding]
-        self.tokens = tokens(num_features, shape, config.width, is_normalised=is_normalised)
+        self.tokens = tokens(reading, shape, config.width)
         self.encoding = encoding(self.tokens.num_tokens, config.width, shape.channel_positions)
 
-    def forward(self, read_BCNF: Tensor) -> Tensor:
+    def forward(self, read_BCJF: Tensor) -> Tensor:
         """Return the encoded tokens, (B, T, D)."""
-        encoded_BTD: Tensor = self.tokens(read_BCNF) + self.encoding()
+        encoded_BTD: Tensor = self.tokens(read_BCJF) + self.encoding()
         return encoded_BTD
 
 
@@ -174,7 +176,7 @@ class VoxelHead(nn.Module):
     def __init__(self, width: int, shape: ModelShape) -> None:
         super().__init__()
         _, rows, columns = shape.grid_shape
-        self.to_slice = nn.Linear(width, rows * columns)
+        self.to_slice = small(nn.Linear(width, rows * columns))
         x, y, z = shape.voxel_indices.unbind(1)
         self.register_buffer("voxels", (x * rows + y) * columns + z)
         self.voxels: Tensor
@@ -192,7 +194,7 @@ class LowRankHead(nn.Module):
         super().__init__()
         if shape.basis is None:
             raise ValueError("a low-rank head needs a basis")
-        self.to_basis = nn.Linear(shape.grid_shape[0] * width, len(shape.basis))
+        self.to_basis = small(nn.Linear(shape.grid_shape[0] * width, len(shape.basis)))
 
     def forward(self, slices_BLD: Tensor) -> Tensor:
         """Return the weights of the basis, (B, K)."""
