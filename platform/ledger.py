@@ -12,7 +12,7 @@ import dataclasses
 import json
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -312,9 +312,7 @@ def open_ledger(storage_url: str, name: str, terms: Mapping[str, Any]) -> Ledger
     Raises:
         BadInput: where the storage cannot be read, or the study was begun under other terms.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        storage = RDBStorage(_checked_url(storage_url))
+    with _using(storage_url) as storage:
         study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
         began = study.user_attrs.get(_TERMS)
         if began is None:
@@ -322,17 +320,67 @@ def open_ledger(storage_url: str, name: str, terms: Mapping[str, Any]) -> Ledger
         else:
             _refuse_other_terms(name, began, {"schema": SCHEMA_VERSION, **terms})
         return Ledger(study)
+
+
+def read_ledger(storage_url: str, name: str) -> Ledger:
+    """Open the ledger of a study that is there, whatever its terms, to look at it.
+
+    Raises:
+        BadInput: where the storage cannot be read, or holds no such study.
+    """
+    with _using(_existing(storage_url)) as storage:
+        _refuse_unknown(name, optuna.get_all_study_names(storage), storage_url)
+        return Ledger(optuna.load_study(study_name=name, storage=storage))
+
+
+def study_names(storage_url: str) -> list[str]:
+    """Return the names of a storage's studies, sorted; BadInput where it cannot be read."""
+    with _using(_existing(storage_url)) as storage:
+        return sorted(optuna.get_all_study_names(storage))
+
+
+def delete_study(storage_url: str, name: str) -> None:
+    """Delete a study with all that was found; BadInput where the storage holds no such study."""
+    with _using(_existing(storage_url)) as storage:
+        _refuse_unknown(name, optuna.get_all_study_names(storage), storage_url)
+        optuna.delete_study(study_name=name, storage=storage)
+
+
+@contextmanager
+def _using(storage_url: str) -> Iterator[RDBStorage]:
+    """Return a context with the storage; whatever makes it unusable is one line of BadInput."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield RDBStorage(_checked_url(storage_url))
     except BadInput:
         raise
     except (
         SQLAlchemyError, ImportError, optuna.exceptions.StorageInternalError, RuntimeError, OSError, ValueError
     ) as error:  # fmt: skip
         reason = str(error.__cause__ or error).splitlines()[0]
-        shown = without_secrets(storage_url) if "://" in storage_url else storage_url.rpartition("@")[2]
         raise BadInput(
-            f"cannot use the study storage {shown}: {reason}; "
+            f"cannot use the study storage {_shown(storage_url)}: {reason}; "
             "give --study-storage a URL such as sqlite:////absolute/path/studies.db or postgresql+psycopg2://user@host/database"
         ) from error
+
+
+def _existing(storage_url: str) -> str:
+    """Return the URL of a storage; BadInput where it would have to be made first."""
+    path = Path(storage_url.partition(":///")[2])
+    if storage_url.startswith("sqlite") and path.is_absolute() and not path.is_file():
+        raise BadInput(f"there is no study storage at {path}; give --study-storage the URL that the search was given")
+    return storage_url
+
+
+def _refuse_unknown(name: str, known: Sequence[str], storage_url: str) -> None:
+    if name not in known:
+        raise BadInput(
+            f"there is no study {name} in {_shown(storage_url)}; it holds {', '.join(sorted(known)) or 'none'}"
+        )
+
+
+def _shown(storage_url: str) -> str:
+    return without_secrets(storage_url) if "://" in storage_url else storage_url.rpartition("@")[2]
 
 
 def _reason(error: BaseException) -> str:

@@ -417,3 +417,10 @@ def _result(settings: StudySettings, data: StudyData, ledger: Ledger, *, is_trac
         is_tracked=is_tracked,
         further=_further(ledger, winner) if settings.finalist_scores else {},
     )
+
+
+if __name__ == "__main__":
+    from datasets.command_line import run_command
+    from platform.study_tables import main
+
+    raise SystemExit(run_command(main))

@@ -44,8 +44,15 @@ class CachedFeatures:
 
     def __call__(self, runs: Sequence[CachedRun], index_B2: NDArray[np.int64]) -> Tensor:
         """Return the features of the given windows, (B, F)."""
-        keys = [(run.subject, run.task, run.run) for run in runs]
-        return torch.stack([self.features[keys[int(which)]][int(window)] for which, window in index_B2])
+        every_NF, starts = self._side_by_side
+        start_R = np.array([starts[run.subject, run.task, run.run] for run in runs])
+        return every_NF[torch.from_numpy(start_R[index_B2[:, 0]] + index_B2[:, 1])]
+
+    @cached_property
+    def _side_by_side(self) -> tuple[Tensor, dict[tuple[str, str, int], int]]:
+        """Return the features of all runs, (N, F), and where each run's begin."""
+        starts = np.cumsum([0, *(len(features_TF) for features_TF in self.features.values())]).tolist()
+        return torch.cat(list(self.features.values())), dict(zip(self.features, starts, strict=False))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

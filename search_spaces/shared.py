@@ -68,7 +68,7 @@ def reading(trial: optuna.Trial, *, is_power: bool) -> dict[str, Any]:
         # The response of the blood is known, up to its peak: to learn 15 weights of each feature costs data.
         "lags": trial.suggest_categorical("lags", ["haemodynamic", "free"]),
         # What is common to a recording tells subjects apart, not volumes; but the window alone needs no recording.
-        "level": trial.suggest_categorical("level", ["recording", "window"]),
+        "level": trial.suggest_categorical("level", ["training", "recording", "window"]),
     }
 
 

@@ -27,6 +27,8 @@ from platform.models.shape import ModelShape
 STRIDES_PER_KERNEL = 2
 LATER_TAPS, LATER_STRIDE = 4, 2
 LOWEST_HZ, HIGHEST_HZ = 2.5, 45.0
+NORM_OF_LEVEL = {"training": "batch", "recording": "subject"}
+"""How mixtures' features, which belong to no channel, are brought to a level; else by the configuration's norm."""
 _FLOOR = 1e-6
 
 
@@ -147,7 +149,7 @@ class SharedFilters(nn.Module):
             level=config.level,
         )
         num_read = self.read.num_lags * config.num_filters
-        self.norm = nn.Identity() if self.read.knows_recording else NORMS[config.norm](num_read)
+        self.norm = nn.Identity() if self.read.is_level else NORMS[config.norm](num_read)
         self.project = nn.Linear(num_read, config.channel_width)
         self.num_features = shape.num_channels * config.channel_width
 
@@ -182,8 +184,7 @@ class MixedChannels(nn.Module):
         self.filters = FiltersOverTime(config.num_mixtures, config, shape)
         self.lags = LAGS[config.lags](shape)
         self.num_features = self.lags.num_lags * config.num_filters
-        norm = "subject" if config.level == "recording" else config.norm
-        self.norm = NORMS[norm](self.num_features)
+        self.norm = NORMS[NORM_OF_LEVEL.get(config.level, config.norm)](self.num_features)
 
     def forward(self, eeg_BCS: Tensor) -> Tensor:
         """Return the features of the window, (B, N x F)."""

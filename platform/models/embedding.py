@@ -94,8 +94,8 @@ class PatchTokens(nn.Module):
 
 
 def _projection(reading: Reading, num_features: int, width: int) -> nn.Module:
-    """Return a linear map, after a norm where features are powers whose level the recording does not set."""
+    """Return a linear map, after a norm where features are powers on no level yet."""
     linear = nn.Linear(num_features, width)
-    if isinstance(reading.embed, Samples) or reading.knows_recording:
+    if isinstance(reading.embed, Samples) or reading.is_level:
         return linear
     return nn.Sequential(nn.LayerNorm(num_features), linear)

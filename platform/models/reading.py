@@ -1,8 +1,8 @@
 """What every architecture that takes EEG may do to a reading of it: a montage before, lags and a level after.
 
 A reading is some features of every channel in every volume's time.  Channels may first be mixed by a montage; the
-volumes' times may be weighed as a haemodynamic response weighs them; and features may be measured from what the
-recording has, not the window alone.
+volumes' times may be weighed as a haemodynamic response weighs them; and features may be measured from what
+training windows have, or the recording, not the window alone.
 
 Shapes: B windows, C channels, S samples, N volumes that a window spans, J lags (those N times, or P responses),
 F features of a channel.
@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from platform.models.blocks import BatchNorm
 from platform.models.shape import ModelShape
 from platform.models.subjects import SubjectNorm
 
@@ -86,7 +87,7 @@ LAGS: dict[str, type[FreeLags] | type[HaemodynamicLags]] = {"free": FreeLags, "h
 class OverWindow(nn.Module):
     """Leave the reading to norms that know its window alone."""
 
-    knows_recording = False
+    is_level = False
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -97,10 +98,25 @@ class OverWindow(nn.Module):
         return read_BCJF
 
 
+class OverTraining(nn.Module):
+    """Each channel's features by their mean and deviation over windows of all training subjects (batch norm)."""
+
+    is_level = True
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.norm = BatchNorm(num_features)
+
+    def forward(self, read_BCJF: Tensor) -> Tensor:
+        """Return the normalised reading, (B, C, J, F)."""
+        normed: Tensor = self.norm(read_BCJF.flatten(1)).reshape(read_BCJF.shape)
+        return normed
+
+
 class OverRecording(nn.Module):
     """Each channel's features by their mean and deviation over its subject's windows : transductive."""
 
-    knows_recording = True
+    is_level = True
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -112,8 +128,12 @@ class OverRecording(nn.Module):
         return normed
 
 
-LEVELS: dict[str, type[OverWindow] | type[OverRecording]] = {"window": OverWindow, "recording": OverRecording}
-"""What features are measured from: nothing but their window, or the recording that it belongs to."""
+LEVELS: dict[str, type[OverWindow] | type[OverTraining] | type[OverRecording]] = {
+    "window": OverWindow,
+    "training": OverTraining,
+    "recording": OverRecording,
+}
+"""What features are measured from: nothing but their window, all training windows, or the recording it belongs to."""
 
 
 class Reading(nn.Module):
@@ -135,7 +155,7 @@ class Reading(nn.Module):
         self.lags = LAGS[lags](shape)
         self.num_lags, self.num_features = self.lags.num_lags, num_features
         self.level = LEVELS[level](shape.num_channels * self.num_lags * num_features)
-        self.knows_recording = self.level.knows_recording
+        self.is_level = self.level.is_level
 
     def forward(self, eeg_BCS: Tensor) -> Tensor:
         """Return the reading, (B, C, J, F)."""
