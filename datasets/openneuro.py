@@ -170,8 +170,6 @@ def place_of(archive: str) -> str:
 
 def unpack(folder: Path, local: Local) -> Archive:
     """Unpack an archive into a folder of its name, whole or not at all; BadInput where it cannot be, or is unsafe."""
-    if not hasattr(tarfile, "data_filter"):
-        raise BadInput("unpacking archives safely needs Python 3.11.4 or later")
     place = folder / place_of(local.name)
     temporary = folder / f"{UNPACKING}{place.name}-{secrets.token_hex(4)}"
     try:
@@ -259,9 +257,29 @@ def _extract(archive: Path, folder: Path) -> None:
     """Unpack and read on to the very end, where the checksum of the whole stands."""
     with gzip.open(archive) as stream:
         with tarfile.open(fileobj=stream, mode="r|") as members:
-            members.extractall(folder, filter="data")
+            for member in members:
+                _extract_member(members, member, folder)
         while stream.read(CHUNK_BYTES):
             pass
+
+
+def _extract_member(members: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    """Write a file or a folder of an archive; TarError for what is neither, or would lie elsewhere.
+
+    By hand: Python before 3.11.4 has no filter of its own for what an archive may do.
+    """
+    name = PurePosixPath(member.name.lstrip("/"))
+    if ".." in name.parts:
+        raise tarfile.TarError(f"{member.name!r} would lie outside the folder")
+    content = members.extractfile(member) if member.isreg() else None
+    if member.isdir():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        return
+    if content is None:
+        raise tarfile.TarError(f"{member.name!r} is neither a file nor a folder")
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    with content, (folder / name).open("wb") as file:
+        shutil.copyfileobj(content, file)
 
 
 def _own_folder(temporary: Path, name: str) -> Path:

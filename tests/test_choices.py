@@ -421,7 +421,7 @@ def test_an_order_by_pieces_takes_many_windows_of_one_subject_before_those_of_an
         ({"schedule": "linear"}, r"schedule must be one of \[.*'cosine', .*\], but got 'linear'"),
         ({"augmentation": "flip"}, r"augmentation must be one of \[.*'mixup', .*\], but got 'flip'"),
         ({"order": "sorted"}, r"order must be one of \['shuffled', 'subject_balanced', .*\], but got 'sorted'"),
-        ({"alignment": "affine"}, r"alignment must be one of \['euclidean', 'none', 'riemannian'\], but got 'affine'"),
+        ({"alignment": "affine"}, r"alignment must be one of \['euclidean', 'monge', .*\], but got 'affine'"),
         ({"coral_weight": -1.0}, "adversary_weight and coral_weight must be 0 or more"),
         ({"num_members": 0}, "num_members 1 or more"),
         ({"num_members": 3, "coral_weight": 1.0}, "set num_members to 1, or both weights to 0"),

@@ -517,6 +517,19 @@ def test_an_archive_that_would_write_elsewhere_is_refused(tmp_path, name):
     assert [each.name for each in tmp_path.iterdir()] == ["raw"]
 
 
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
+def test_an_archive_that_holds_a_link_or_a_pipe_is_refused(tmp_path, kind):
+    folder, buffer = tmp_path / "raw", io.BytesIO()
+    folder.mkdir()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as members:
+        member = tarfile.TarInfo("link")
+        member.type, member.linkname = kind, "/etc/passwd"
+        members.addfile(member)
+    with pytest.raises(BadInput, match="cannot unpack .*'link' is neither a file nor a folder"):
+        unpacked(folder, buffer.getvalue())
+    assert [each.name for each in folder.iterdir()] == ["ds116_sub001.tgz"]
+
+
 def damaged(content: bytes) -> bytes:
     middle = len(content) // 2
     return content[:middle] + bytes(100) + content[middle + 100 :]
