@@ -4,10 +4,11 @@ from typing import Any
 
 import optuna
 
-from search_spaces.shared import ACTIVATION_NAMES, READING_DEFAULT, reading
+from search_spaces.shared import ACTIVATION_NAMES, READING_DEFAULT, learned_reading, reading
 
 DEFAULT: dict[str, Any] = {
     **READING_DEFAULT,
+    "learned_reading": False,
     "embedding": "log_power",
     "embedding_width": 16,
     "width": 128,
@@ -27,6 +28,7 @@ def suggest(trial: optuna.Trial) -> dict[str, Any]:
     return {
         "embedding": embedding,
         **reading(trial, is_power=embedding == "log_power"),
+        **(learned_reading(trial) if embedding == "log_power" else {"learned_reading": True}),
         # Around the 21 numbers per channel that ridge regression reads: 7 bands x 3 responses.
         "embedding_width": trial.suggest_categorical("embedding_width", [4, 8, 16, 32]),
         # From fewer than most ranks of the basis, a bottleneck, to twice the largest.

@@ -54,7 +54,11 @@ def suggest(trial: optuna.Trial) -> dict[str, Any]:
     }
 
 
-READING_DEFAULT: dict[str, Any] = {"montage": "laplacian", "lags": "haemodynamic", "level": "recording"}
+READING_DEFAULT: dict[str, Any] = {
+    "montage": "laplacian",
+    "lags": "haemodynamic",
+    "level": "recording",
+}
 """Parameters of a study's first trial, of architectures that read EEG."""
 
 
@@ -70,6 +74,11 @@ def reading(trial: optuna.Trial, *, is_power: bool) -> dict[str, Any]:
         # What is common to a recording tells subjects apart, not volumes; but the window alone needs no recording.
         "level": trial.suggest_categorical("level", ["training", "recording", "window"]),
     }
+
+
+def learned_reading(trial: optuna.Trial) -> dict[str, Any]:
+    """Ask whether what reads EEG is learned: with few subjects, what it starts as does as well."""
+    return {"learned_reading": trial.suggest_categorical("learned_reading", [False, True])}
 
 
 def _optimizer(trial: optuna.Trial) -> dict[str, Any]:

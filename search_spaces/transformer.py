@@ -4,10 +4,11 @@ from typing import Any
 
 import optuna
 
-from search_spaces.shared import ACTIVATION_NAMES, READING_DEFAULT, reading
+from search_spaces.shared import ACTIVATION_NAMES, READING_DEFAULT, learned_reading, reading
 
 DEFAULT: dict[str, Any] = {
     **READING_DEFAULT,
+    "learned_reading": False,
     "embedding": "log_power",
     "tokens": "channels",
     "encoding": "learned",
@@ -33,6 +34,7 @@ def suggest(trial: optuna.Trial) -> dict[str, Any]:
     return {
         "embedding": embedding,
         **reading(trial, is_power=embedding == "log_power"),
+        **(learned_reading(trial) if embedding == "log_power" else {"learned_reading": True}),
         "num_heads": num_heads,
         "width": num_heads * width_per_head,
         # Each layer makes a step longer, and subjects are few to teach a deep stack.

@@ -122,3 +122,15 @@ def test_waves_are_pairs_of_one_frequency_each_a_quarter_apart():
     assert peaks_hz[:6] == pytest.approx(np.geomspace(5, 45, 6), abs=1.0)
     assert peaks_hz[6:] == pytest.approx(peaks_hz[:6], abs=1.0)
     assert np.abs(np.sum(waves_FT[:6] * waves_FT[6:], axis=1)).max() < 1e-3
+
+
+def test_a_reading_that_is_not_learned_stays_as_it_starts_but_for_its_level():
+    read = read_eeg(
+        "log_power", shape(low_rank=True), montage="laplacian", lags="haemodynamic", level="recording", is_learned=False
+    )
+    assert {name for name, parameter in read.named_parameters() if parameter.requires_grad} == {
+        "level.norm.weight",
+        "level.norm.bias",
+    }
+    learned = read_eeg("log_power", shape(low_rank=True), montage="laplacian", lags="haemodynamic", level="window")
+    assert all(parameter.requires_grad for parameter in learned.parameters())

@@ -171,7 +171,7 @@ def test_a_trace_of_a_constant_prediction_is_drawn_with_r_zero(record):
 
 @pytest.mark.parametrize("changes", [{}, {"output_rank": 0}, {"embedding": "linear"}], ids=str)
 def test_a_coupled_study_is_learned(coupled, changes):
-    found = run(coupled, epochs=8, **changes)
+    found = run(coupled, epochs=8, learned_reading=True, **changes)
     assert found.score > 0.5 and found.test_score > 0.5
     assert found.loss[-1] < 0.85 * found.loss[0]
 

@@ -57,12 +57,14 @@ EMBEDDINGS: dict[str, type[Samples] | type[LogPower]] = {"linear": Samples, "log
 """What is read of each channel in each volume's time; a linear map makes tokens of it."""
 
 
-def read_eeg(embedding: str, shape: ModelShape, *, montage: str, lags: str, level: str) -> Reading:
+def read_eeg(
+    embedding: str, shape: ModelShape, *, montage: str, lags: str, level: str, is_learned: bool = True
+) -> Reading:
     """Return what reads EEG by an embedding of this name; samples as they are have neither lags nor level."""
     embed = EMBEDDINGS[embedding](shape)
     if isinstance(embed, Samples):
         lags, level = "free", "window"
-    return Reading(embed, embed.num_features, shape, montage=montage, lags=lags, level=level)
+    return Reading(embed, embed.num_features, shape, montage=montage, lags=lags, level=level, is_learned=is_learned)
 
 
 class ChannelTokens(nn.Module):

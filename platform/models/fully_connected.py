@@ -22,7 +22,8 @@ class FullyConnectedConfig:
     """What a trial may vary about the fully connected network.
 
     Attributes:
-        montage, lags, level: of the reading (``platform.models.reading``); lags and level are of powers only.
+        montage, lags, level, learned_reading: of the reading (``platform.models.reading``); lags and level are of
+            powers only.
         bottleneck: width of one more layer before the head; 0 for none.
     """
 
@@ -30,6 +31,7 @@ class FullyConnectedConfig:
     montage: str = "laplacian"
     lags: str = "haemodynamic"
     level: str = "recording"
+    learned_reading: bool = False
     embedding_width: int = 16
     width: int = 128
     num_layers: int = 1
@@ -60,7 +62,14 @@ class FullyConnected(EncodedModel):
 
     def __init__(self, config: FullyConnectedConfig, shape: ModelShape) -> None:
         super().__init__()
-        reading = read_eeg(config.embedding, shape, montage=config.montage, lags=config.lags, level=config.level)
+        reading = read_eeg(
+            config.embedding,
+            shape,
+            montage=config.montage,
+            lags=config.lags,
+            level=config.level,
+            is_learned=config.learned_reading,
+        )
         self.embed = nn.Sequential(reading, ChannelTokens(reading, shape, config.embedding_width))
         self.dropout = nn.Dropout(config.dropout)
         self.trunk = Trunk(

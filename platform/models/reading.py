@@ -137,7 +137,11 @@ LEVELS: dict[str, type[OverWindow] | type[OverTraining] | type[OverRecording]] =
 
 
 class Reading(nn.Module):
-    """EEG (B, C, S) to what is read of each channel, (B, C, J, F)."""
+    """EEG (B, C, S) to what is read of each channel, (B, C, J, F).
+
+    Where it is not learned, montage, filters and lags stay as they start: a step then takes half the time, and what
+    little there is to learn from goes into fewer weights.
+    """
 
     def __init__(
         self,
@@ -148,12 +152,15 @@ class Reading(nn.Module):
         montage: str = "recorded",
         lags: str = "free",
         level: str = "window",
+        is_learned: bool = True,
     ) -> None:
         super().__init__()
         self.montage = MONTAGES[montage](shape)
         self.embed = embed
         self.lags = LAGS[lags](shape)
         self.num_lags, self.num_features = self.lags.num_lags, num_features
+        for part in (self.montage, self.embed, self.lags):
+            part.requires_grad_(is_learned)
         self.level = LEVELS[level](shape.num_channels * self.num_lags * num_features)
         self.is_level = self.level.is_level
 

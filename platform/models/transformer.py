@@ -41,6 +41,7 @@ class TransformerConfig:
     montage: str = "laplacian"
     lags: str = "haemodynamic"
     level: str = "recording"
+    learned_reading: bool = False
     tokens: str = "channels"
     encoding: str = "learned"
     width: int = 64
@@ -80,7 +81,14 @@ class Transformer(EncodedModel):
 
     def __init__(self, config: TransformerConfig, shape: ModelShape) -> None:
         super().__init__()
-        self.read = read_eeg(config.embedding, shape, montage=config.montage, lags=config.lags, level=config.level)
+        self.read = read_eeg(
+            config.embedding,
+            shape,
+            montage=config.montage,
+            lags=config.lags,
+            level=config.level,
+            is_learned=config.learned_reading,
+        )
         self.tokens = nn.ModuleList(EncodedTokens(about, config, shape, self.read) for about in TOKENS[config.tokens])
         self.encoder = nn.Sequential(*(EncoderLayer(**_layer(config)) for _ in range(config.num_encoder_layers)))
         self.decoder: ParallelDecoder | AutoregressiveDecoder = DECODINGS[config.decoding](config, shape.grid_shape[0])
