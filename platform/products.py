@@ -44,7 +44,7 @@ from platform.windows import PAIRINGS, CachedRun, RunCache, eeg_batch, window_in
 GREY_MATTER_PROBABILITY = 0.5
 OUTPUT_PARCELS = 512
 """Parcels of the whole mask, about 13 mm wide; those that weigh most are predicted."""
-PRODUCTS_VERSION = 5
+PRODUCTS_VERSION = 6
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ def suggest(trial: optuna.Trial) -> dict[str, Any]:
         "num_layers": num_layers,
         # Not "none": the level of log power is many times what it varies by.
         "norm": trial.suggest_categorical("norm", ["batch", "layer", "group", "subject"]),
-        # 34 channels x 21 features tell much the same: most may be dropped.
+        # 34 channels x 42 features tell much the same: most may be dropped.
         "dropout": trial.suggest_float("dropout", 0.0, 0.8),
         **_of_layers(trial, num_layers),
     }

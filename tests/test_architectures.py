@@ -17,6 +17,7 @@ from platform.models.blocks import NORMS, StochasticDepth
 from platform.models.convolutional import MIXINGS, POOLINGS, Convolution
 from platform.models.embedding import EMBEDDINGS
 from platform.models.encoding import ENCODINGS, TIME_ENCODINGS
+from platform.models.reading import laplacian
 from platform.models.transformer import DECODINGS, TOKEN_NORMS, TOKENS
 from platform.training import split_configuration
 
@@ -380,7 +381,9 @@ def test_features_are_the_bands_and_lags_of_the_whole_run_up_to_a_constant(rate_
     starts = [volume * samples_per_volume for volume in range(num_volumes - window)]
     windows = np.stack([eeg_CS[:, start : start + window * samples_per_volume] for start in starts])
     features = ARCHITECTURES["band_power"].features(small)(torch.from_numpy(windows).float()).numpy()
-    whole = band_power.lagged_band_power(eeg_CS, rate_hz, num_volumes, repetition_time_s)[window:]
+    sharper_CS = laplacian(CHANNELS, small.channel_positions).numpy() @ eeg_CS.astype(np.float32)
+    both_CS = np.concatenate([eeg_CS.astype(np.float32), sharper_CS])
+    whole = band_power.lagged_band_power(both_CS, rate_hz, num_volumes, repetition_time_s)[window:]
     difference = features - whole
     np.testing.assert_allclose(difference, np.broadcast_to(difference[0], difference.shape), atol=2e-4)
     assert features.shape == whole.shape

@@ -2,10 +2,12 @@
 
 The features have no parameters and depend on a window's EEG alone: they are computed once per run, and training on
 them takes a tenth of the time.  They are ``platform.band_power.lagged_band_power`` within the window, up to a constant
-per run and feature; its constants stand here again, because models import torch only.
+per run and feature, of the channels as recorded and of each less its neighbours; its constants stand here again,
+because models import torch only.
 
-Legend of shapes: B windows, C channels, S samples of a window or of a piece, N pieces of a window, H hertz, W bands,
-X waves (a cosine and a sine of each), P haemodynamic responses, F features, K basis patterns, V voxels in the mask.
+Legend of shapes: B windows, C channels as recorded and then less their neighbours, S samples of a window or of a piece,
+N pieces of a window, H hertz, W bands, X waves (a cosine and a sine of each), P haemodynamic responses, F features,
+K basis patterns, V voxels in the mask.
 """
 
 import math
@@ -16,18 +18,20 @@ from torch import Tensor, nn
 
 from platform.activations import ACTIVATIONS
 from platform.models.blocks import NORMS, EncodedModel, Trunk, check_at_least, check_choices, check_shares, linear_head
+from platform.models.reading import laplacian
 from platform.models.shape import ModelShape
 
 BANDS_HZ = ((1.0, 4.0), (4.0, 8.0), (8.0, 10.5), (10.5, 13.0), (13.0, 20.0), (20.0, 30.0), (30.0, 45.0))
 PEAKS_SECONDS = (4.0, 6.0, 8.0)
 PIECE_SECONDS = 0.5
 RESPONSE_SECONDS = 30.0
+NUM_MONTAGES = 2
 _FLOOR = 1e-6
 _ROUNDING = 1e-6
 
 
 class BandPowerFeatures(nn.Module):
-    """EEG (B, C, S) to lagged log band power (B, F): peaks x bands x channels."""
+    """EEG (B, channels, S) to lagged log band power (B, F): peaks x bands x channels of both montages."""
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
@@ -39,10 +43,12 @@ class BandPowerFeatures(nn.Module):
         starts_N = (torch.arange(num_pieces, dtype=torch.float64) * piece_s * shape.rate_hz + _ROUNDING).long()
         length = 2 * max(samples, int(PIECE_SECONDS * shape.rate_hz))  # short pieces are padded
         hertz_H, bands_HW = _bands(length, shape.rate_hz)
+        self.register_buffer("laplacian", laplacian(shape.num_channels, shape.channel_positions), persistent=False)
         self.register_buffer("samples_NS", starts_N[:, None] + torch.arange(samples), persistent=False)
         self.register_buffer("waves_SX", _tapered_waves(hertz_H / shape.rate_hz, samples), persistent=False)
         self.register_buffer("bands_HW", bands_HW, persistent=False)
         self.register_buffer("responses_PN", _responses_at_the_end(num_pieces, piece_s), persistent=False)
+        self.laplacian: Tensor
         self.samples_NS: Tensor
         self.waves_SX: Tensor
         self.bands_HW: Tensor
@@ -50,7 +56,8 @@ class BandPowerFeatures(nn.Module):
 
     def forward(self, eeg_BCS: Tensor) -> Tensor:
         """Return the features of every window, (B, F)."""
-        spectrum_BCNX = eeg_BCS[:, :, self.samples_NS].float() @ self.waves_SX
+        eeg_BCS = torch.cat([eeg_BCS.float(), self.laplacian @ eeg_BCS.float()], dim=1)
+        spectrum_BCNX = eeg_BCS[:, :, self.samples_NS] @ self.waves_SX
         power_BCNW = spectrum_BCNX.square().unflatten(3, (2, -1)).sum(dim=3) @ self.bands_HW
         lagged_BPWC = torch.einsum("bcnw,pn->bpwc", torch.log(power_BCNW + _FLOOR), self.responses_PN)
         return lagged_BPWC.flatten(1)
@@ -58,7 +65,7 @@ class BandPowerFeatures(nn.Module):
 
 def num_features(shape: ModelShape) -> int:
     """Return how many features a window has."""
-    return len(PEAKS_SECONDS) * len(BANDS_HZ) * shape.num_channels
+    return NUM_MONTAGES * len(PEAKS_SECONDS) * len(BANDS_HZ) * shape.num_channels
 
 
 @dataclass(frozen=True, kw_only=True)
