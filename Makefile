@@ -4,7 +4,7 @@ DEMO ?= $(CURDIR)/.demo
 SIMULATE_OPTIONS ?= --subjects 6 --runs 2 --volumes 150 --workers 2
 PREPARE_OPTIONS ?= --workers 2 --registration affine --no-motion
 # Further scores of the winner would take longer than all the rest.
-SEARCH_OPTIONS ?= --trials 2 --max-epochs 2 --commit-lag 2 --no-finalist-scores --seed 5
+SEARCH_OPTIONS ?= --trials 2 --max-epochs 2 --commit-lag 2 --no-finalist-scores --finalists 0 --seed 5
 # Two at a time, those of one file in one process: they share what they prepare.
 PYTEST_OPTIONS ?= -n 2 --dist loadfile --no-loadscope-reorder
 

@@ -9,9 +9,11 @@ from benchmarks import (
     other_loaders,
     preparation,
     published_contrast,
+    search_overhead,
     shard_formats,
     training,
 )
+from benchmarks.arena import __main__ as arena
 from benchmarks.table import print_table
 
 BENCHMARKS = {
@@ -21,8 +23,10 @@ BENCHMARKS = {
     "training": training,
     "published_contrast": published_contrast,
     "fold_jobs": fold_jobs,
+    "search_overhead": search_overhead,
     "motion": motion,
     "preparation": preparation,
+    "arena": arena,
 }
 
 

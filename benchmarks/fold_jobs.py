@@ -57,7 +57,7 @@ def _pace(place: Path, data: DataSettings, folds: Sequence[Fold], *, concurrency
     jobs = FoldJobs(
         ledger=open_ledger(f"sqlite:///{place / 'studies.db'}", name, {}),
         racing=RacingSettings(num_trials=NUM_TRIALS, num_folds=len(folds), racing="none"),
-        steps=StudySteps(propose=_propose, job=lambda trial, fold: _job(data, trial, folds[fold])),
+        steps=StudySteps(propose=_propose, job=lambda trial, fold, _: _job(data, trial, folds[fold])),
         deadline=math.inf,
         on_record=lambda _, record: records.append((time.perf_counter(), record)),
         on_told=lambda _: None,

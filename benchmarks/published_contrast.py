@@ -31,7 +31,7 @@ from platform.loop import Epochs, TrainingConfig, train
 from platform.metrics import correlation_from_products
 from platform.models import ARCHITECTURES
 from platform.products import DataSettings, StudyData
-from platform.training_set import CachedFeatures, Inputs, TrainingSet
+from platform.training_set import Inputs, TrainingSet, cached_features
 from platform.windows import CachedRun, window_index
 
 ARCHITECTURE, SEED = "band_power", 0
@@ -210,8 +210,7 @@ def _features(data: StudyData, runs: Sequence[CachedRun]) -> Inputs:
         parts = [features(all_runs.inputs([run], part)) for run in runs for part in _pieces(window_index([run]))]
     ends = np.cumsum([run.num_windows for run in runs])
     of_runs = np.split(torch.cat(parts).numpy().copy(), ends[:-1])
-    keys = [(run.subject, run.task, run.run) for run in runs]
-    return CachedFeatures(features={key: torch.from_numpy(own) for key, own in zip(keys, of_runs, strict=True)})
+    return cached_features(zip(runs, of_runs, strict=True))
 
 
 _ONE = torch.ones(1)

@@ -4,6 +4,7 @@ Takes the ledger and the racing rule; gives Tune the next job whenever a slot is
 """
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
@@ -14,8 +15,10 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from datasets.errors import BadInput
+from platform.budgets import BudgetedRace, Budgets, is_over_gpu_hours
+from platform.job_clock import JobClock
 from platform.ledger import FoldRecord, Ledger, LedgerTrial, opened, sealed
-from platform.racing import Done, Propose, RacingSettings, RunFold, Wait, is_settled, next_job
+from platform.racing import Done, FoldJob, Propose, RacingSettings, RunFold, Wait
 from platform.samplers import Proposal
 from platform.training import Job, Workers, run_fold_job
 
@@ -26,14 +29,22 @@ MAX_FAILURES = 2
 """How often Tune starts a job anew after its process was lost or an error ended it."""
 
 
+def _repeats(trial: LedgerTrial) -> list[FoldRecord]:
+    return [record for (_, repeat), record in trial.late.items() if repeat]
+
+
+def _ignore(_: object) -> None:
+    pass
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudySteps:
-    """What the search can do: propose a trial, and make a job of a trial and a fold."""
+    """What the search can do: propose a trial, and make a job of a trial, a fold and a repeat."""
 
     propose: Callable[[int, int], Proposal]
     """From the trial's number, and the number up to which trials are told, to a proposal."""
-    job: Callable[[LedgerTrial, int], Job]
-    """From a trial and the number of a fold to a job."""
+    job: Callable[[LedgerTrial, int, int], Job]
+    """From a trial, the number of a fold and that of a repeat to a job."""
 
 
 @dataclass(kw_only=True)
@@ -47,34 +58,63 @@ class FoldJobs:
     """``time.monotonic()`` after which no job starts."""
     on_record: Callable[[LedgerTrial, FoldRecord], None]
     on_told: Callable[[LedgerTrial], None]
-    in_flight: dict[str, tuple[int, int]] = field(default_factory=dict)
+    on_proposal: Callable[[LedgerTrial], None] = _ignore
+    on_start: Callable[[Job], None] = _ignore
+    on_end: Callable[[Job], None] = _ignore
+    timeout_s: float = math.inf
+    """Seconds after which a job hangs and is killed."""
+    budgets: Budgets = field(default_factory=Budgets)
+    gpus_per_job: float = 0.0
+    in_flight: dict[str, FoldJob] = field(default_factory=dict)
     fault: str = ""
     """What kept a job from ending though its configuration is not to blame; no job starts after it."""
     error: Exception | None = None
     """What kept the ledger from being read or written; no job starts after it, and nothing is committed."""
 
+    def __post_init__(self) -> None:
+        self._race = BudgetedRace(self.racing, self.budgets)
+
     def next_job(self) -> Job | Wait | Done:
         """Return the next job, after proposing trials and telling settled ones as far as they come before it."""
-        if self.fault or self.error or time.monotonic() >= self.deadline:
+        if self.fault or self.error or self.is_over():
             return Wait() if self.in_flight else Done()
         while True:
-            step = next_job([trial.progress for trial in self.ledger.trials], set(self.in_flight.values()), self.racing)
+            progress = [trial.progress for trial in self.ledger.trials]
+            step = self._race.next_job(progress, set(self.in_flight.values()))
             if isinstance(step, RunFold):
-                return self.steps.job(self.ledger.trials[step.trial], step.fold)
+                if self._race.is_settled(progress[step.trial], progress):
+                    self.tell_settled(len(progress))
+                return self.steps.job(self.ledger.trials[step.trial], step.fold, step.repeat)
             if not isinstance(step, Propose):
                 return step
             self.tell_settled(step.told_up_to)
-            self.ledger.add(self.steps.propose(step.trial, step.told_up_to))
+            self.on_proposal(self.ledger.add(self.steps.propose(step.trial, step.told_up_to)))
+
+    def is_over(self) -> bool:
+        """Tell whether time or GPU hours are used up, so that no job starts."""
+        return time.monotonic() >= self.deadline or is_over_gpu_hours(self._gpu_seconds(), self.budgets)
+
+    def ended_by(self) -> str:
+        """Return which budget ended the study, in words; "" where none did."""
+        if is_over_gpu_hours(self._gpu_seconds(), self.budgets):
+            return f"{self.budgets.gpu_hours:g} GPU hours are used up"
+        return self._race.ended_by([trial.progress for trial in self.ledger.trials])
+
+    def _gpu_seconds(self) -> float:
+        if self.budgets.gpu_hours is None:
+            return 0.0
+        records = [record for trial in self.ledger.trials for record in [*trial.records.values(), *_repeats(trial)]]
+        return self.gpus_per_job * math.fsum(record.seconds for record in records)
 
     def is_done(self) -> bool:
-        """Tell whether every trial of the study is settled."""
-        return isinstance(next_job([trial.progress for trial in self.ledger.trials], (), self.racing), Done)
+        """Tell whether the study has no more jobs."""
+        return isinstance(self._race.next_job([trial.progress for trial in self.ledger.trials], ()), Done)
 
     def tell_settled(self, up_to: int) -> None:
         """Tell Optuna, in order, of the settled trials up to this number and of no other."""
         progress = [trial.progress for trial in self.ledger.trials]
         for trial in progress[: max(0, up_to + 1)]:
-            if not trial.is_told and is_settled(trial, progress, self.racing):
+            if not trial.is_told and self._race.is_settled(trial, progress):
                 self.ledger.tell(trial.number, self.racing.num_folds)
                 self.on_told(self.ledger.trials[trial.number])
 
@@ -90,9 +130,10 @@ class FoldJobSearcher(Searcher):
     An error of the ledger is kept until Tune has ended: raised within Tune, it would come out as one of Tune's own.
     """
 
-    def __init__(self, jobs: FoldJobs) -> None:
+    def __init__(self, jobs: FoldJobs, clock: JobClock) -> None:
         super().__init__(metric="score", mode="max")
         self._jobs = jobs
+        self._clock = clock
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override] # Tune means FINISHED, too
         """Return the next job's configuration, None while none can start, or the word that ends the run."""
@@ -107,17 +148,19 @@ class FoldJobSearcher(Searcher):
             time.sleep(ASK_AGAIN_SECONDS)
             return None
         assert job.fold is not None
-        self._jobs.in_flight[trial_id] = (job.trial, job.fold.number)
+        self._jobs.in_flight[trial_id] = (job.trial, job.fold.number, job.repeat)
         return {"job": job}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Commit what the job reported; a job that ended without a report is left for the next start to repeat."""
-        trial, fold = self._jobs.in_flight.pop(trial_id)
+        trial, fold, _ = self._jobs.in_flight.pop(trial_id)
         if self._jobs.error is not None:
             return
-        if result is not None and "record" in result and not error:
+        is_recorded = result is not None and "record" in result and not error
+        record = opened(result["record"]) if result is not None and is_recorded else self._clock.failed_record(trial_id)
+        if record is not None:
             try:
-                self._jobs.commit(opened(result["record"]))
+                self._jobs.commit(record)
             except Exception as problem:  # noqa: BLE001 - raised again in run_fold_jobs
                 self._jobs.error = problem
             return
@@ -144,15 +187,21 @@ def run_fold_jobs(jobs: FoldJobs, workers: Workers, concurrency: int) -> None:
     """
     trainable = tune.with_parameters(run_job, workers=workers)
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the other output prints tables at any verbosity
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # each error of a job, whole; they stand in its files
+    clock = JobClock(jobs.timeout_s, jobs.on_start, jobs.on_end, MAX_FAILURES)
     tuner = tune.Tuner(
         tune.with_resources(trainable, _resources(workers)),
         tune_config=tune.TuneConfig(
-            num_samples=-1, search_alg=FoldJobSearcher(jobs), max_concurrent_trials=concurrency, reuse_actors=True
+            num_samples=-1,
+            search_alg=FoldJobSearcher(jobs, clock),
+            max_concurrent_trials=concurrency,
+            reuse_actors=True,
         ),
         run_config=tune.RunConfig(
             name=f"{jobs.ledger.name}-{time.time_ns()}",
             storage_path=workers.storage,
             verbose=0,
+            callbacks=[clock],
             failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
         ),
     )

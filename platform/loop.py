@@ -22,6 +22,7 @@ from platform.alignment import ALIGNMENTS
 from platform.augmentations import AUGMENTATIONS, Batch
 from platform.basis import MAX_RANK
 from platform.losses import LOSSES
+from platform.median_stopping import MedianCurve
 from platform.models.ensemble import of_recording
 from platform.models.penalties import Penalised
 from platform.models.subjects import of_subjects
@@ -185,11 +186,13 @@ def train(
     worker: Worker = Worker(),  # noqa: B008 - frozen
     evaluate: Evaluate | None = None,
     stop_after: int | None = None,
+    median: MedianCurve | None = None,
     snapshots: Snapshots | None = None,
 ) -> History:
     """Train a model in place and return its history.
 
     ``stop_after`` ends training after that many epochs without changing the schedule, which spans ``epochs.maximum``.
+    ``median`` ends it once the scores fall below that curve.
     Training goes on from the last of its snapshots, to the same end as without the interruption.
 
     With several workers each takes its share of every batch.  Losses that are means over windows are averaged, the
@@ -217,6 +220,9 @@ def train(
         if _told(_is_patience_over(history.scores, epochs.patience), worker):
             history.stop_reason = "early stopping"
             break
+        if median is not None and _told(_is_below(median, history.scores), worker):
+            history.stop_reason = median.reason
+            break
         if snapshots is not None and worker.rank == 0:
             snapshots.save(state.to_dict)
     state.finish()
@@ -241,13 +247,20 @@ def largest_fitting_batch(model: nn.Module, training: TrainingSet, config: Train
         try:
             batch = training.batch(np.arange(min(size, len(training.index))))
             _loss(model, batch, training.weights_K, config, Worker(device=worker.device), [size]).backward()
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             size //= 2
         else:
             break
         finally:
             model.zero_grad(set_to_none=True)
     return size
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether memory was refused: of a GPU, or of this machine, of which torch has no error of its own."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def without_wrapper(model: nn.Module) -> nn.Module:
@@ -478,3 +491,7 @@ def _is_patience_over(scores: Sequence[tuple[float, ...]], patience: int) -> boo
         return False
     latest_best = max(best_position([score[subject] for score in scores]) for subject in (0, 1))
     return len(scores) - 1 - latest_best >= patience
+
+
+def _is_below(median: MedianCurve, scores: Sequence[tuple[float, ...]]) -> bool:
+    return bool(scores) and median.stops(scores)

@@ -4,6 +4,7 @@ Arguments only: nothing defined here is ever pickled.
 """
 
 import argparse
+import dataclasses
 import math
 import os
 from pathlib import Path
@@ -19,16 +20,20 @@ from datasets.command_line import (
 )
 from datasets.errors import BadInput
 from datasets.storage import home_folder, open_storage
+from platform.budgets import Budgets
 from platform.calibration import MIN_CALIBRATION_MINUTES, Calibration
 from platform.loop import Epochs
 from platform.models import ADAPTERS, ARCHITECTURES
+from platform.own_space import search_space
 from platform.products import DataSettings
+from platform.progress import PROGRESS
 from platform.racing import RACINGS
 from platform.samplers import SAMPLERS
 from platform.study import StudySettings, check_data, search
 from platform.summary import summary
 from platform.tracking import TrackingSettings, check_tracking
 from platform.training import Workers
+from platform.warm_start import starting_parameters
 from platform.windows import PAIRINGS, RATES_HZ
 from search_spaces.presets import PRESETS
 
@@ -38,6 +43,7 @@ def main() -> None:
     arguments = parse_arguments()
     settings = study_settings(arguments)
     check_tracking(settings.tracking)
+    settings = with_starts(settings)
     check_data(settings)
     with connected(arguments.ray_address, arguments.cpus):
         if not arguments.shared_disk:
@@ -114,15 +120,21 @@ def study_settings(arguments: argparse.Namespace) -> StudySettings:
         num_trials=arguments.trials,
         racing=arguments.racing,
         commit_lag=arguments.commit_lag,
+        finalists=arguments.finalists,
         sampler=arguments.sampler,
         seed=arguments.seed,
         search_space=arguments.search_space or "",
         preset=arguments.preset or "",
+        start_from=arguments.start_from or "",
         calibration=_calibration(arguments.calibration, arguments.calibration_minutes),
         epochs=Epochs(maximum=arguments.max_epochs, patience=arguments.patience),
         concurrency=arguments.concurrency,
         time_budget_s=arguments.time_budget * 60 if arguments.time_budget else math.inf,
         finalist_scores=not arguments.no_finalist_scores,
+        job_timeout_s=arguments.job_timeout * 60 if arguments.job_timeout else math.inf,
+        budgets=_budgets(arguments),
+        median_stopping=arguments.median_stopping,
+        progress=arguments.progress,
     )
 
 
@@ -150,6 +162,25 @@ def _calibration(how: str | None, minutes: float) -> Calibration | None:
             f"30 s), but got {minutes:g}"
         )
     return Calibration(how=how, minutes=minutes)
+
+
+def with_starts(settings: StudySettings) -> StudySettings:
+    """Return the settings with the parameters of the study that they start from."""
+    if not settings.start_from:
+        return settings
+    space = search_space(settings.architecture, settings.search_space, settings.preset)
+    found = starting_parameters(settings.start_from, settings.storage_url, settings.name, space)
+    return dataclasses.replace(settings, starts=found)
+
+
+def _budgets(arguments: argparse.Namespace) -> Budgets:
+    if arguments.gpu_hours and not arguments.gpus_per_worker:
+        raise BadInput("--gpu-hours needs jobs that hold GPUs: give --gpus-per-worker, too, or --time-budget instead")
+    return Budgets(
+        fold_jobs=arguments.fold_jobs,
+        gpu_hours=arguments.gpu_hours,
+        no_improvement=arguments.stop_after_no_improvement,
+    )
 
 
 def _is_server(tracking: str | None) -> bool:
@@ -183,11 +214,24 @@ def _add_search(parser: CommandParser) -> None:
     add("--study", metavar="NAME", help="the study's name (else the architecture's)")
     add("--trials", metavar="N", type=positive_integer, default=64, help="configurations to try")
     add("--time-budget", metavar="MINUTES", type=positive_number, help="minutes after which no fold job starts")
+    add("--fold-jobs", metavar="N", type=positive_integer, help="fold jobs of the search, at the most")
+    add("--gpu-hours", metavar="H", type=positive_number, help="GPU hours after which no fold job starts")
+    add(
+        "--stop-after-no-improvement",
+        metavar="N",
+        type=positive_integer,
+        help="trials without a new best one, then no further trial",
+    )
     add("--seed", metavar="N", type=natural_number, default=0, help="seed of folds, trials and jobs")
     add(
         "--search-space",
         metavar="MODULE:FUNCTION",
         help="a search space of your own, from the working directory or PYTHONPATH",
+    )
+    add(
+        "--start-from",
+        metavar="STUDY",
+        help="an earlier study, or URL#STUDY in another storage: its best are the trials after the default",
     )
     add("--preset", choices=sorted(PRESETS), help="the first trials: fixed configurations, before the default one")
     add(
@@ -200,12 +244,17 @@ def _add_search(parser: CommandParser) -> None:
     add("--calibration", choices=("eeg", "paired"), help="what adapts it: EEG alone, or EEG with its volumes")
     add("--sampler", choices=sorted(SAMPLERS), default="tpe", help="who proposes configurations")
     add(
-        "--racing", choices=RACINGS, default="halving", help="which trials run on all folds: all of them, or the better"
+        "--racing",
+        choices=RACINGS,
+        default="halving",
+        help="which trials run on all folds: all, the better halves, or those that may be the best",
     )
+    add("--finalists", metavar="K", type=natural_number, default=3, help="best trials that run with three seeds in all")
     add(
         "--commit-lag", metavar="N", type=positive_integer, default=4, help="trials proposed before one must be settled"
     )
     add("--max-epochs", metavar="N", type=positive_integer, default=20, help="epochs of a fold job, at the most")
+    add("--median-stopping", action="store_true", help="end a fold job below the median of earlier ones of its fold")
     add("--patience", metavar="EPOCHS", type=positive_integer, default=5, help="epochs without a new best, then stop")
     add(
         "--rate",
@@ -214,6 +263,12 @@ def _add_search(parser: CommandParser) -> None:
         choices=RATES_HZ,
         default=125,
         help="EEG samples per second that models see, Hz",
+    )
+    add(
+        "--progress",
+        choices=PROGRESS,
+        default="auto",
+        help="a live table, plain lines or JSON lines; auto: by terminal",
     )
     add("--no-finalist-scores", action="store_true", help="do not train the winner again for its further scores")
     add("--pairing", choices=sorted(PAIRINGS), default="recorded", help="run-swapped: a control without coupling")
@@ -233,6 +288,9 @@ def _add_resources(parser: CommandParser) -> None:
         metavar="N",
         type=positive_integer,
         help="fold jobs at once (else as many as the cluster holds)",
+    )
+    add(
+        "--job-timeout", metavar="MINUTES", type=positive_number, help="minutes after which a fold job is ended, failed"
     )
     add("--workers-per-trial", metavar="N", type=positive_integer, default=1, help="DDP workers of a fold job")
     add("--cpus-per-worker", metavar="N", type=positive_integer, default=1, help="CPUs of each worker")

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from datasets.cluster import cluster_size, run_tasks
 from datasets.errors import BadInput
 from platform.baselines import BASELINES
+from platform.budgets import Budgets, fewest_fold_jobs
 from platform.calibration import Calibration, Timing, parts_of
 from platform.data_jobs import decode_subject, score_baselines
 from platform.finalists import REFERENCES, TEST, score_finalist, score_references
@@ -29,18 +30,18 @@ from platform.folds import Fold, leave_one_subject_out
 from platform.ledger import (
     WINNER,
     BaselineFolds,
-    FoldRecord,
     FurtherScores,
     Ledger,
     LedgerTrial,
     best_trial,
-    mean,
     open_ledger,
 )
 from platform.loop import Epochs, TrainingDiverged
+from platform.median_stopping import GRACE_EPOCHS, MIN_JOBS, MedianCurve, median_curve
 from platform.models import ARCHITECTURES
 from platform.own_space import check_space, checked_configuration, search_space
 from platform.products import DataSettings, StudyData
+from platform.progress import PROGRESS, Standing, showing
 from platform.provenance import code_version
 from platform.racing import RacingSettings
 from platform.samplers import Proposal, propose, space_digest
@@ -73,12 +74,19 @@ class StudySettings:
         tracking: where MLflow is.
         workers: what one fold job runs on.
         num_trials, racing, commit_lag: how many trials, and how they race.
+        finalists: how many of the best run on all folds with two more seeds.
         sampler: a key of ``SAMPLERS``.
         seed: of folds, trials and jobs.
         epochs: how long a job may train.
         concurrency: fold jobs at once, at the most; None for as many as the cluster holds.
         time_budget_s: seconds after which no job starts; infinite for none.
         finalist_scores: whether the winner is trained again for all further scores.
+        job_timeout_s: seconds after which a fold job hangs and is ended; infinite for never.
+        budgets: what else ends the search before its last trial.
+        start_from: the earlier study, or ``URL#NAME``, that it starts from; "" for none.
+        starts: the parameters that were found there, those of the trials after the default one.
+        median_stopping: whether a job ends once it is below the median of earlier jobs of its fold.
+        progress: how the search is shown while it runs, one of ``PROGRESS``.
     """
 
     name: str
@@ -90,6 +98,7 @@ class StudySettings:
     num_trials: int
     racing: str = "halving"
     commit_lag: int = 4
+    finalists: int = 0
     sampler: str = "tpe"
     seed: int = 0
     epochs: Epochs = Epochs()
@@ -99,12 +108,20 @@ class StudySettings:
     concurrency: int | None = None
     time_budget_s: float = math.inf
     finalist_scores: bool = True
+    job_timeout_s: float = math.inf
+    budgets: Budgets = Budgets()
+    start_from: str = ""
+    starts: tuple[dict[str, Any], ...] = ()
+    median_stopping: bool = False
+    progress: str = "auto"
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w. -]+", self.name):
             raise BadInput(f"a study's name must be made of letters, digits, and any of '_. -', but got {self.name}")
         if self.architecture not in ARCHITECTURES:
             raise BadInput(f"the architecture must be one of {', '.join(ARCHITECTURES)}, but got {self.architecture}")
+        if self.progress not in PROGRESS:
+            raise BadInput(f"progress must be one of {', '.join(PROGRESS)}, but got {self.progress}")
 
     def terms(self, data_digest: str) -> dict[str, Any]:
         """Return what every score of the study depends on."""
@@ -116,6 +133,7 @@ class StudySettings:
             "rate_hz": self.data.rate_hz,
             "space": space_digest(self.space),
             **{name: value for name, value in self._given().items() if value},
+            **({"starts": list(self.starts)} if self.starts else {}),
             "sampler": self.sampler,
             "racing": self.racing,
             "commit_lag": self.commit_lag,
@@ -127,11 +145,19 @@ class StudySettings:
     @property
     def space(self) -> SearchSpace:
         """What trials are drawn from, and what the first of them are."""
-        return search_space(self.architecture, self.search_space, self.preset)
+        found = search_space(self.architecture, self.search_space, self.preset)
+        return dataclasses.replace(found, starts=self.starts) if self.starts else found
 
     def _given(self) -> dict[str, str]:
         calibration = "" if self.calibration is None else str(self.calibration)
-        return {"search_space": self.search_space, "preset": self.preset, "calibration": calibration}
+        median = f"after {GRACE_EPOCHS} epochs, of {MIN_JOBS} jobs or more" if self.median_stopping else ""
+        return {
+            "search_space": self.search_space,
+            "preset": self.preset,
+            "start_from": self.start_from,
+            "calibration": calibration,
+            "median_stopping": median,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +175,8 @@ class StudyResult:
         calibration: how the first minutes of scored subjects adapted the models; None for not at all.
         is_tracked: whether MLflow holds everything.
         further: further test scores, by ``winner`` or a baseline, by score, by fold; empty where none were wanted.
+        racing: the rule by which trials raced.
+        ended_by: which budget ended the search before its last trial, in words; "" where none did.
     """
 
     name: str
@@ -161,15 +189,28 @@ class StudyResult:
     is_tracked: bool
     calibration: Calibration | None = None
     further: FurtherScores = field(default_factory=dict)
+    racing: str = "none"
+    ended_by: str = ""
 
 
 def check_data(settings: StudySettings) -> None:
     """Refuse shards or a search space that no study can be run on; nothing is written, and no cluster is needed."""
     check_space(settings.architecture, settings.space)
     data = StudyData(settings.data)
-    leave_one_subject_out(data.manifest.subjects, settings.seed)
+    folds = leave_one_subject_out(data.manifest.subjects, settings.seed)
+    _check_fold_jobs(settings, len(folds))
     if settings.calibration is not None:
         _check_minutes(data, settings.calibration)
+
+
+def _check_fold_jobs(settings: StudySettings, num_folds: int) -> None:
+    """Refuse a budget that lets no trial run on all folds."""
+    fewest = fewest_fold_jobs(settings.racing, num_folds)
+    if settings.budgets.fold_jobs is not None and settings.budgets.fold_jobs < fewest:
+        raise BadInput(
+            f"--fold-jobs must be {fewest} or more, but got {settings.budgets.fold_jobs}: with --racing "
+            f"{settings.racing} fewer let no trial run on all {num_folds} folds"
+        )
 
 
 def _check_minutes(data: StudyData, calibration: Calibration) -> None:
@@ -185,6 +226,11 @@ def search(settings: StudySettings) -> StudyResult:
     data = StudyData(settings.data)
     folds = leave_one_subject_out(data.manifest.subjects, settings.seed)
     ledger = open_ledger(settings.storage_url, settings.name, settings.terms(data.manifest.digest))
+    with ledger.sole_writer():
+        return _search(settings, data, folds, ledger)
+
+
+def _search(settings: StudySettings, data: StudyData, folds: Sequence[Fold], ledger: Ledger) -> StudyResult:
     if ledger.noted("uid") is None:
         ledger.note("uid", uuid.uuid4().hex)
     tracker = Tracker(settings.tracking, ledger, _tracked(data), _tags(settings, data))
@@ -193,7 +239,7 @@ def search(settings: StudySettings) -> StudyResult:
         tracker.send_missing(ledger.trials)
         _decode_shards(settings, data)
         _score_baselines(settings, folds, ledger)
-        _run_trials(settings, folds, ledger, tracker)
+        ended_by = _run_trials(settings, folds, ledger, tracker)
         ledger.close()
         winner = _track_winner(settings, data, ledger, tracker)
         further = _track_further(settings, folds, ledger, tracker)
@@ -203,7 +249,7 @@ def search(settings: StudySettings) -> StudyResult:
     if is_tracked:
         ledger.note(_WINNER_SENT, winner)
         ledger.note(_FURTHER_SENT, further)
-    return _result(settings, data, ledger, is_tracked=is_tracked)
+    return _result(settings, data, ledger, is_tracked=is_tracked, ended_by=ended_by)
 
 
 def _decode_shards(settings: StudySettings, data: StudyData) -> None:
@@ -224,8 +270,8 @@ def _score_baselines(settings: StudySettings, folds: Sequence[Fold], ledger: Led
         logger.info("baselines of fold %d (%d of %d): %s", fold, num_scored, len(folds), shown)
 
 
-def _run_trials(settings: StudySettings, folds: Sequence[Fold], ledger: Ledger, tracker: Tracker) -> None:
-    """Run fold jobs until every trial is settled or the time is over.
+def _run_trials(settings: StudySettings, folds: Sequence[Fold], ledger: Ledger, tracker: Tracker) -> str:
+    """Run fold jobs until every trial is settled or a budget is used up; return which one ended the search, or "".
 
     Raises:
         KeyboardInterrupt: where the jobs were interrupted.
@@ -235,26 +281,64 @@ def _run_trials(settings: StudySettings, folds: Sequence[Fold], ledger: Ledger, 
         num_folds=len(folds),
         racing=settings.racing,
         commit_lag=settings.commit_lag,
+        finalists=settings.finalists,
     )
+    ledger.keep_num_folds(len(folds))
     jobs = FoldJobs(
         ledger=ledger,
         racing=racing,
         steps=StudySteps(
             propose=functools.partial(_proposal, settings, ledger),
-            job=lambda trial, fold: _job(settings, trial, folds[fold]),
+            job=lambda trial, fold, repeat: _job(
+                settings, trial, folds[fold], repeat, _median(settings, ledger, trial, fold)
+            ),
         ),
         deadline=time.monotonic() + settings.time_budget_s,
-        on_record=functools.partial(_log_record, ledger),
+        on_record=lambda *_: None,
         on_told=tracker.send_trial,
+        timeout_s=settings.job_timeout_s,
+        budgets=settings.budgets,
+        gpus_per_job=settings.workers.count * settings.workers.gpus,
     )
     if not jobs.is_done():
-        run_fold_jobs(jobs, settings.workers, _concurrency(settings))
+        _run_shown(settings, jobs)
     jobs.tell_settled(len(ledger.trials))
+    tracker.send_missing([trial for trial in ledger.trials if trial.late])
     if jobs.is_done():
-        return
-    if time.monotonic() < jobs.deadline:
+        return jobs.ended_by()
+    if not jobs.is_over():
         raise KeyboardInterrupt  # Ray Tune ends quietly on Ctrl-C
-    logger.info("the time budget is used up; the same command goes on with the trials that are not settled yet")
+    logger.info("the budget is used up; the same command with a larger one goes on with what is not settled yet")
+    return jobs.ended_by() or f"{settings.time_budget_s / 60:g} minutes are over"
+
+
+def _run_shown(settings: StudySettings, jobs: FoldJobs) -> None:
+    """Run fold jobs while showing how they go on."""
+    num_slots = _concurrency(settings)
+    standing = Standing(
+        study=settings.name,
+        num_trials=jobs.racing.num_trials,
+        num_folds=jobs.racing.num_folds,
+        num_slots=num_slots,
+        num_finalists=jobs.racing.finalists,
+        trials=tuple(jobs.ledger.trials),
+        began_s=time.monotonic(),
+        time_budget_s=settings.time_budget_s,
+    )
+    send_trial = jobs.on_told
+
+    with showing(settings.progress, standing) as progress:
+
+        def tell(trial: LedgerTrial) -> None:
+            send_trial(trial)
+            progress.told(trial)
+
+        jobs.on_proposal, jobs.on_record, jobs.on_told = progress.proposed, progress.recorded, tell
+        jobs.on_start, jobs.on_end = progress.started, progress.ended
+        try:
+            run_fold_jobs(jobs, settings.workers, num_slots)
+        finally:
+            jobs.on_told = send_trial
 
 
 def _proposal(settings: StudySettings, ledger: Ledger, number: int, told_up_to: int) -> Proposal:
@@ -263,18 +347,40 @@ def _proposal(settings: StudySettings, ledger: Ledger, number: int, told_up_to: 
     return proposal
 
 
-def _job(settings: StudySettings, trial: LedgerTrial, fold: Fold) -> Job:
+def _job(
+    settings: StudySettings, trial: LedgerTrial, fold: Fold, repeat: int = 0, median: MedianCurve | None = None
+) -> Job:
     return Job(
         data=settings.data,
         architecture=settings.architecture,
         configuration=trial.configuration,
         epochs=settings.epochs,
-        seed=job_seed(settings.seed, trial.number, fold.number),
+        seed=job_seed(settings.seed, trial.number, fold.number, repeat),
         trial=trial.number,
         fold=fold,
+        repeat=repeat,
+        median=median,
         calibration=settings.calibration,
         storage=settings.workers.storage,
     )
+
+
+def _median(settings: StudySettings, ledger: Ledger, trial: LedgerTrial, fold: int) -> MedianCurve | None:
+    if not settings.median_stopping:
+        return None
+    lag, maximum = settings.commit_lag, settings.epochs.maximum
+    return rivals_curve(ledger.trials, trial, fold, commit_lag=lag, max_epochs=maximum)
+
+
+def rivals_curve(
+    trials: Sequence[LedgerTrial], trial: LedgerTrial, fold: int, *, commit_lag: int, max_epochs: int
+) -> MedianCurve | None:
+    """Return the median curve of the trials that were settled when this one was proposed; None once it is told."""
+    if trial.progress.is_told:
+        return None
+    settled = trials[: max(0, trial.number - commit_lag + 1)]
+    rivals = [other for other in settled if not other.progress.is_failed and fold in other.progress.scores]
+    return median_curve([other.records[fold].validation for other in rivals], max_epochs)
 
 
 def _concurrency(settings: StudySettings) -> int:
@@ -291,16 +397,6 @@ def _concurrency(settings: StudySettings) -> int:
             "--gpus-per-worker"
         )
     return min(fitting, settings.concurrency or fitting)
-
-
-def _log_record(ledger: Ledger, trial: LedgerTrial, record: FoldRecord) -> None:
-    num_records = sum(len(each.records) for each in ledger.trials)
-    found = f"failed: {record.stop_reason}" if record.score is None else f"validation r {record.score:+.4f}"
-    logger.info(
-        "fold job %d: trial %d fold %d: %s (%d epochs, %.0f s); trial's mean over %d folds %+.4f",
-        num_records, trial.number, record.fold, found, record.num_epochs, record.seconds,
-        len(trial.scores), mean(trial.scores),
-    )  # fmt: skip
 
 
 def _track_winner(settings: StudySettings, data: StudyData, ledger: Ledger, tracker: Tracker) -> int | None:
@@ -400,10 +496,12 @@ def _tracked(data: StudyData) -> TrackedData:
 
 def _tags(settings: StudySettings, data: StudyData) -> dict[str, str]:
     terms = settings.terms(data.manifest.digest)
-    return {**{name: str(value) for name, value in terms.items()}, "code_version": code_version()}
+    return {**{name: str(value) for name, value in terms.items() if name != "starts"}, "code_version": code_version()}
 
 
-def _result(settings: StudySettings, data: StudyData, ledger: Ledger, *, is_tracked: bool) -> StudyResult:
+def _result(
+    settings: StudySettings, data: StudyData, ledger: Ledger, *, is_tracked: bool, ended_by: str
+) -> StudyResult:
     winner = best_trial(ledger.trials)
     return StudyResult(
         name=settings.name,
@@ -415,7 +513,9 @@ def _result(settings: StudySettings, data: StudyData, ledger: Ledger, *, is_trac
         pairing=settings.data.pairing,
         calibration=settings.calibration,
         is_tracked=is_tracked,
+        ended_by=ended_by,
         further=_further(ledger, winner) if settings.finalist_scores else {},
+        racing=settings.racing,
     )
 
 

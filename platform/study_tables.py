@@ -8,6 +8,7 @@ sort by what they see.
 
 import argparse
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,10 @@ def trial_rows(ledger: Ledger) -> list[dict[str, Any]]:
             "state": trial.state,
             "folds": len(trial.scores),
             "validation_mean": mean(trial.scores) if trial.scores else None,
-            "seconds": round(sum(record.seconds for record in trial.records.values()), 2),
+            "seconds": round(trial.seconds, 2),
+            "late_jobs": len(trial.late),
+            "seeds": len(trial.means_by_repeat),
+            "seed_sd": statistics.stdev(trial.means_by_repeat) if len(trial.means_by_repeat) > 1 else None,
             "uses": trial.uses,
             "failure": trial.failure,
             **{f"validation_{fold:04d}": trial.scores.get(fold) for fold in folds},

@@ -11,6 +11,7 @@ from typing import Any
 from platform.baselines import CONFOUNDS, FITTED_IN_SUBJECT, KNOWS_EEG
 from platform.calibration import Calibration
 from platform.ledger import WINNER, FurtherScores, LedgerTrial, mean
+from platform.paired_racing import leaders
 from platform.study import StudyResult
 
 WIDTH = 100
@@ -29,6 +30,8 @@ SCORE_NAMES = {
 }
 """The scores of the summary's second table, in its order; all others stand in MLflow."""
 _TEN_THOUSANDTHS = 1e4
+RULED_OUT = 0.05
+"""Chance of being better than the best, below which a trial does not lead with it."""
 
 
 def summary(result: StudyResult) -> str:
@@ -42,12 +45,14 @@ def summary(result: StudyResult) -> str:
         [
             "=" * WIDTH,
             f"study {result.name}: {_states(result)}",
+            *([f"ended early: {result.ended_by}"] if result.ended_by else []),
             "",
             *_configuration(result.winner),
             "",
             *_scores(result, result.winner),
             "",
             *_further(result),
+            *_finalists(result),
             *_caution(result, result.winner),
             "=" * WIDTH,
         ]
@@ -99,6 +104,33 @@ def _further(result: StudyResult) -> list[str]:
     ]
     head = "".join(f"{column:>11}" for column in columns)
     return [f"  {'further test scores, mean':<32}{head}", *rows, ""]
+
+
+def _finalists(result: StudyResult) -> list[str]:
+    """Return a line for each trial that ran with several seeds, and which of those that lead is the cheapest."""
+    lines = [
+        f"  trial {trial.number}: mean validation r {' '.join(f'{value:+.3f}' for value in means)} by seed, "
+        f"SD {statistics.stdev(means):.4f}"
+        for trial in sorted(result.trials, key=lambda each: -mean(each.scores) if each.scores else math.inf)
+        if len(means := trial.means_by_repeat) > 1
+    ]
+    return [*lines, *_cheapest(result), *([""] if lines else [])]
+
+
+def _cheapest(result: StudyResult) -> list[str]:
+    complete = [trial for trial in result.trials if trial.state == "COMPLETE"]
+    if result.racing != "paired" or len(complete) < 2:  # noqa: PLR2004 - nothing to compare
+        return []
+    at = leaders([trial.scores for trial in complete], result.num_subjects, RULED_OUT)
+    leading = [complete[position] for position in at]
+    if len(leading) == 1:
+        return [f"  trial {leading[0].number} leads: every rival is less than {RULED_OUT:.0%} likely to be better"]
+    cheapest = min(leading, key=lambda trial: (trial.seconds_per_job, trial.number))
+    numbers = ", ".join(str(trial.number) for trial in leading)
+    return [
+        f"  trials {numbers} cannot be told apart by their scores; the cheapest is trial {cheapest.number} "
+        f"({cheapest.seconds_per_job:.3g} s a fold job)"
+    ]
 
 
 def _further_row(name: str, shown: str, further: FurtherScores) -> str:

@@ -164,7 +164,7 @@ class Tracker:
 
     def _send_trial(self, trial: LedgerTrial) -> None:
         parent = self._parent_run()
-        if self._sent.get(trial.number) == trial.state:
+        if self._sent.get(trial.number) == _progress(trial):
             return
         tags = {
             **self._tags,
@@ -177,13 +177,13 @@ class Tracker:
         self._client.log_batch(run_id, params=_params(trial.configuration))
         scores = trial.scores
         if scores:
-            mean = sum(scores.values()) / len(scores)
+            mean, at = sum(scores.values()) / len(scores), len(trial.late)
             points = [(OBJECTIVE, score, fold) for fold, score in scores.items()]
-            self._log_metrics(run_id, [*points, (f"mean_{OBJECTIVE}", mean, 0), ("num_folds", len(scores), 0)])
+            self._log_metrics(run_id, [*points, (f"mean_{OBJECTIVE}", mean, at), ("num_folds", len(scores), at)])
             self._client.log_table(run_id, _fold_table(trial), "folds.json")
-        self._client.set_tag(run_id, _STATE, trial.state)
+        self._client.set_tag(run_id, _STATE, _progress(trial))
         self._client.set_terminated(run_id, STATUS[trial.state])
-        self._sent[trial.number] = trial.state
+        self._sent[trial.number] = _progress(trial)
 
     def _parent_run(self) -> str:
         if self._parent is None:
@@ -344,6 +344,11 @@ def _winner_tags(winner: LedgerTrial) -> list[RunTag]:
     """Return the winner as tags: a study that is extended may find another one, and MLflow's params never change."""
     chosen = {"number": winner.number, **winner.configuration}
     return [RunTag(f"winner.{key}", str(value)) for key, value in sorted(chosen.items())]
+
+
+def _progress(trial: LedgerTrial) -> str:
+    """Return how far a trial is: what came after it was told is sent, too."""
+    return f"{trial.state} and {len(trial.late)} late" if trial.late else trial.state
 
 
 def _params(configuration: Mapping[str, Any]) -> list[Param]:

@@ -37,11 +37,13 @@ from platform.loop import (
     TrainingConfig,
     TrainingDiverged,
     Worker,
+    is_out_of_memory,
     largest_fitting_batch,
     predict,
     train,
     without_wrapper,
 )
+from platform.median_stopping import MedianCurve
 from platform.metrics import FloatArray, high_passed, temporal_r
 from platform.models import ARCHITECTURES, Volumes
 from platform.models.blocks import EncodedModel
@@ -53,10 +55,12 @@ from platform.products import DataSettings, StudyData, TrainingProducts, output_
 from platform.selection import best_position, cross_selected
 from platform.snapshots import JobSnapshots
 from platform.subject_arrays import EncoderAndHead, subject_arrays, training_moments
-from platform.training_set import CachedFeatures, Inputs, TrainingSet
+from platform.training_set import Inputs, TrainingSet, cached_features
 from platform.windows import CachedRun
 
 WEIGHTS_FILE = "weights.pt"
+MOST_READ_BYTES = 256 * 2**20
+"""Of all runs' reading in memory; where there is more, every batch is read anew from its EEG."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +74,11 @@ class Job:
         seed: of the weights, the order of batches and dropout.
         trial: the trial's number.
         fold: the fold to train and score on; None for a refit.
+        repeat: how often the trial ran on this fold before, with other seeds.
         subjects: the subjects of a refit.
         calibration: how the scored subjects' first minutes adapt the model; None for not at all.
         stop_after: epochs after which a refit ends, on the schedule of ``epochs``; None for a fold job.
+        median: ends the job once its validation scores fall below it; None for never.
         storage: where its snapshots lie, seen by every node; "" for none.
         seconds_between_snapshots: at the least; None for the usual.
     """
@@ -84,9 +90,11 @@ class Job:
     seed: int
     trial: int
     fold: Fold | None = None
+    repeat: int = 0
     subjects: tuple[str, ...] = ()
     calibration: Calibration | None = None
     stop_after: int | None = None
+    median: MedianCurve | None = None
     storage: str = ""
     seconds_between_snapshots: float | None = None
 
@@ -117,9 +125,10 @@ class RefitFailed(RuntimeError):
     """The winner could not be trained on all subjects."""
 
 
-def job_seed(study_seed: int, trial: int, fold: int) -> int:
-    """Return the seed of one fold job: the same for the same study, trial and fold, different for all others."""
-    return int(np.random.SeedSequence([study_seed, trial, fold]).generate_state(1)[0])
+def job_seed(study_seed: int, trial: int, fold: int, repeat: int = 0) -> int:
+    """Return the seed of one fold job: the same for the same job of the same study, different for all others."""
+    mixed = [study_seed, trial, fold, *([repeat] if repeat else [])]
+    return int(np.random.SeedSequence(mixed).generate_state(1)[0])
 
 
 def split_configuration(architecture: str, configuration: Mapping[str, Any]) -> tuple[Any, TrainingConfig]:
@@ -141,11 +150,21 @@ def run_fold_job(job: Job, workers: Workers) -> FoldRecord:
     try:
         here = Worker(device="cuda" if workers.gpus else "cpu")
         record = _run_here(job, here) if workers.count == 1 else _run_on_workers(job, workers)
-    except (TrainingDiverged, torch.OutOfMemoryError) as error:
-        record = FoldRecord(trial=job.trial, fold=job.fold.number, score=None, seed=job.seed, stop_reason=str(error))
+    except (RuntimeError, MemoryError) as error:
+        reason = why_untrainable(error)
+        record = FoldRecord(trial=job.trial, fold=job.fold.number, score=None, seed=job.seed, stop_reason=reason)
     if (snapshots := snapshots_of(job)) is not None:
         snapshots.remove()
-    return dataclasses.replace(record, seconds=round(time.monotonic() - start, 2))
+    return dataclasses.replace(record, repeat=job.repeat, seconds=round(time.monotonic() - start, 2))
+
+
+def why_untrainable(error: Exception) -> str:
+    """Return why a configuration cannot be trained; raise an error again for which it is not to blame."""
+    if isinstance(error, TrainingDiverged):
+        return str(error)
+    if is_out_of_memory(error):
+        return f"out of memory: {(str(error).splitlines() or [type(error).__name__])[0]}"
+    raise error
 
 
 def refit(job: Job, workers: Workers) -> Volumes:
@@ -433,9 +452,12 @@ def _train(
             worker=worker,
             evaluate=evaluator,
             stop_after=job.stop_after,
+            median=job.median,
             snapshots=snapshots_of(job),
         )
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         fitting = largest_fitting_batch(model, training, config, worker) if worker.world_size == 1 else 0
         advice = f"; {fitting} would fit" if fitting else ""
         raise TrainingDiverged(f"out of memory at batch_size {config.batch_size}{advice}") from error
@@ -457,23 +479,38 @@ def _penalised(model: nn.Module, training: TrainingSet, config: TrainingConfig) 
 
 
 def _inputs(job: Job, data: StudyData) -> Inputs:
-    """Return what the job's model sees of windows: their EEG, or features of it that this node keeps."""
-    alignment, features = _training_config(job).alignment, _features(job, data)
+    """Return what the job's model sees of windows: their EEG, or what this node keeps of it: features or a reading."""
+    alignment = _training_config(job).alignment
     seen = job.training_subjects if job.fold is None else (*job.fold.training, *job.fold.validation, job.fold.test)
     trained_on = _trained_on(job, data)
-    if features is None:
+    if (computed := _computed_before(job, data)) is None:
         return data.eeg_inputs(seen, alignment, trained_on)
-    return CachedFeatures(
-        features={
-            (run.subject, run.task, run.run): torch.from_numpy(features_TF)
-            for subject in seen
-            for run, features_TF in zip(
-                data.runs(subject),
-                data.window_features(subject, job.architecture, features, alignment, trained_on),
-                strict=True,
-            )
-        }
+    name, compute = computed
+    return cached_features(
+        pair
+        for subject in seen
+        for pair in zip(
+            data.runs(subject), data.window_features(subject, name, compute, alignment, trained_on), strict=True
+        )
     )
+
+
+def _computed_before(job: Job, data: StudyData) -> tuple[str, Callable[[torch.Tensor], torch.Tensor]] | None:
+    """Return the name of what can be computed of windows before training, and what computes it; None where EEG is seen.
+
+    A reading does for EEG where nothing changes the EEG before it is read, and where all runs' fits into memory.
+    """
+    if (features := _features(job, data)) is not None:
+        return job.architecture, features
+    model_config, training_config = split_configuration(job.architecture, job.configuration)
+    shape = data.model_shape(None)
+    reading = ARCHITECTURES[job.architecture].reading(model_config, shape)
+    if reading is None or training_config.augmentation != "none" or training_config.subject_layers:
+        return None
+    with torch.inference_mode():
+        read_of_one = reading.read(torch.zeros(1, shape.num_channels, shape.num_samples))
+    num_windows = sum(run.num_windows for run in data.runs_of(data.manifest.subjects))
+    return (reading.name, reading.read) if read_of_one.nbytes * num_windows <= MOST_READ_BYTES else None
 
 
 def _features(job: Job, data: StudyData) -> nn.Module | None:
@@ -521,8 +558,8 @@ def _train_worker(config: dict[str, Any]) -> FoldRecord | str:
     """Be one worker of a fold job; return its record, or why the configuration cannot be trained."""
     try:
         return _run_here(config["job"], this_worker())
-    except (TrainingDiverged, torch.OutOfMemoryError) as error:
-        return str(error)
+    except (RuntimeError, MemoryError) as error:
+        return why_untrainable(error)
 
 
 def _refit_worker(config: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ Takes runs and what a fold's training subjects say about outputs; gives batches.
 Legend of shapes: N training windows, B windows of a batch, K outputs of the model (voxels or basis weights).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,6 +23,8 @@ PIECE_WINDOWS = 16
 Inputs = Callable[[Sequence[CachedRun], NDArray[np.int64]], Tensor]
 """From runs and windows, (B, 2) as (number of run, number of window), to what a model sees: (B, C, S) or (B, F)."""
 
+RunKey = tuple[str, str, int]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AlignedEeg:
@@ -38,21 +40,29 @@ class AlignedEeg:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CachedFeatures:
-    """Inputs computed before: features of all windows of a run, (T, F), by subject, task and number of the run."""
+    """Inputs computed before: features of all windows, (N, ...), one run's after the other's.
 
-    features: Mapping[tuple[str, str, int], Tensor]
+    Attributes:
+        every_N: the features.
+        starts: where those of each run begin, by subject, task and number of the run.
+    """
+
+    every_N: Tensor
+    starts: Mapping[RunKey, int]
 
     def __call__(self, runs: Sequence[CachedRun], index_B2: NDArray[np.int64]) -> Tensor:
-        """Return the features of the given windows, (B, F)."""
-        every_NF, starts = self._side_by_side
-        start_R = np.array([starts[run.subject, run.task, run.run] for run in runs])
-        return every_NF[torch.from_numpy(start_R[index_B2[:, 0]] + index_B2[:, 1])]
+        """Return the features of the given windows, (B, ...)."""
+        start_R = np.array([self.starts[run.subject, run.task, run.run] for run in runs])
+        return self.every_N[torch.from_numpy(start_R[index_B2[:, 0]] + index_B2[:, 1])]
 
-    @cached_property
-    def _side_by_side(self) -> tuple[Tensor, dict[tuple[str, str, int], int]]:
-        """Return the features of all runs, (N, F), and where each run's begin."""
-        starts = np.cumsum([0, *(len(features_TF) for features_TF in self.features.values())]).tolist()
-        return torch.cat(list(self.features.values())), dict(zip(self.features, starts, strict=False))
+
+def cached_features(of_runs: Iterable[tuple[CachedRun, NDArray[np.float32]]]) -> CachedFeatures:
+    """Return inputs from runs and the features of all windows of each, (T, ...)."""
+    runs, features = zip(*of_runs, strict=True)
+    starts = np.cumsum([0, *(len(features_T) for features_T in features)]).tolist()
+    keys = [(run.subject, run.task, run.run) for run in runs]
+    every_N = torch.from_numpy(np.concatenate(features))
+    return CachedFeatures(every_N=every_N, starts=dict(zip(keys, starts, strict=False)))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

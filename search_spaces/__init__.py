@@ -20,12 +20,14 @@ class SearchSpace:
         suggest: asks a trial for one configuration.
         default: parameters of a study's first trial, so that no search ends below the architecture's own defaults.
         presets: configurations of the trials before that one, as they are.
+        starts: parameters of the trials after that one, as an earlier study found them.
         source: digest of the text that defines it, where that is a user's own module; "" otherwise.
     """
 
     suggest: Callable[[optuna.Trial], dict[str, Any]]
     default: dict[str, Any]
     presets: tuple[dict[str, Any], ...] = ()
+    starts: tuple[dict[str, Any], ...] = ()
     source: str = ""
 
 

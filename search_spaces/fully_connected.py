@@ -13,9 +13,9 @@ DEFAULT: dict[str, Any] = {
     "embedding_width": 16,
     "width": 128,
     "num_layers": 1,
-    "norm": "layer",
+    "norm": "batch",
     "activation": "tanh",
-    "dropout": 0.6,
+    "dropout": 0.7,
     "stochastic_depth": 0.0,
 }
 """Parameters of a study's first trial."""

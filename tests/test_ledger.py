@@ -1,28 +1,34 @@
 """The ledger: what is committed stays, what is sealed stays sealed, and nothing is ever half there."""
 
-import importlib.util
 import json
 import math
 import os
-import pwd
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
+from postgres_server import running_postgresql
 
 from datasets.errors import BadInput
-from platform.ledger import FoldRecord, Ledger, best_trial, mean, open_ledger
+from platform.ledger import (
+    MIGRATIONS,
+    SCHEMA_VERSION,
+    FoldRecord,
+    Ledger,
+    best_trial,
+    mean,
+    open_ledger,
+    read_ledger,
+)
 from platform.samplers import SAMPLERS, Proposal, propose, space_digest
 from search_spaces import SEARCH_SPACES, SearchSpace
 
@@ -37,65 +43,11 @@ Open = Callable[..., Ledger]
 # A server of PostgreSQL, where the machine has one
 
 
-@dataclass(frozen=True, kw_only=True)
-class PostgreSQL:
-    """A server's programs, its folder, its port and the account that runs it (it refuses to run as root)."""
-
-    programs: Path
-    folder: Path
-    port: int
-    account: str | None
-
-    def run(self, program: str, *arguments: str) -> None:
-        options = {} if self.account is None else {"user": self.account, "group": self.account, "extra_groups": []}
-        subprocess.run(
-            [self.programs / program, *arguments], cwd=self.folder, check=True, capture_output=True, **options
-        )
-
-
-def driver_scheme() -> str | None:
-    """Return SQLAlchemy's scheme of the first driver that is installed."""
-    drivers = {"psycopg2": "postgresql+psycopg2", "psycopg": "postgresql+psycopg", "pg8000": "postgresql+pg8000"}
-    return next((scheme for module, scheme in drivers.items() if importlib.util.find_spec(module)), None)
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
-
-
-def account_for_server() -> str | None:
-    if os.geteuid():
-        return None
-    names = {entry.pw_name for entry in pwd.getpwall()}
-    return "postgres" if "postgres" in names else "nobody"
-
-
 @pytest.fixture(scope="module")
 def postgresql() -> Iterator[str]:
     """Start PostgreSQL on loopback and return the URL of a database."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if not found:
-        pytest.skip("needs PostgreSQL's server: apt-get install postgresql")
-    scheme = driver_scheme()
-    if scheme is None:
-        pytest.skip("needs a driver for PostgreSQL: pip install psycopg2-binary")
-    folder = Path(tempfile.mkdtemp(prefix="ledger-"))  # pytest's own folders are closed to other accounts
-    server = PostgreSQL(programs=found[-1].parent, folder=folder, port=free_port(), account=account_for_server())
-    try:
-        if server.account is not None:
-            shutil.chown(folder, server.account)
-        database = str(folder / "database")
-        server.run("initdb", "-D", database, "-U", "tester", "-A", "trust", "-E", "UTF8", "--no-sync")
-        options = f"-p {server.port} -h 127.0.0.1 -k {folder} -c fsync=off"
-        server.run("pg_ctl", "-D", database, "-w", "-l", str(folder / "log"), "-o", options, "start")
-        try:
-            yield f"{scheme}://tester:hunter2@127.0.0.1:{server.port}/postgres"
-        finally:
-            server.run("pg_ctl", "-D", database, "-w", "-m", "immediate", "stop")
-    finally:
-        shutil.rmtree(folder)
+    with running_postgresql() as server:
+        yield server.url()
 
 
 # Ledgers and what is written to them
@@ -316,8 +268,10 @@ def test_a_process_that_is_killed_again_and_again_loses_nothing_that_it_committe
         url = f"sqlite:///{request.getfixturevalue('sqlite_path')}"
     else:
         url = request.getfixturevalue("postgresql")
-    said = []
-    for seconds in (0.05, 0.31, 0.173):
+    said: list[list[str]] = []
+    for seconds in (0.05, 0.31, 0.173, 0.4, 0.8, 1.6):  # a busy machine needs the longer ones
+        if len(said) > 30:
+            break
         said += committed_before_kill(url, tmp_path, seconds)
         check_all_is_there(open_ledger(url, "study", TERMS), said)
     assert sum(what == "record" for what, *_ in said) > 3
@@ -511,11 +465,11 @@ def test_a_relative_sqlite_path_is_refused(url, tmp_path, monkeypatch):
     ],
 )
 def test_storage_that_cannot_be_used_is_refused_in_one_line_without_its_password(url, tmp_path):
-    if "{server}" in url and driver_scheme() is None:
-        pytest.skip("needs a driver for PostgreSQL: pip install psycopg2-binary")
+    if "{server}" in url:
+        pytest.importorskip("psycopg2", reason="needs a driver for PostgreSQL: pip install psycopg2-binary")
     (tmp_path / "file").write_text("this is no database, whatever its name says " * 20)
     with pytest.raises(BadInput, match="cannot use the study storage .*--study-storage") as refusal:
-        open_ledger(url.format(folder=tmp_path, server=driver_scheme()), "study", TERMS)
+        open_ledger(url.format(folder=tmp_path, server="postgresql+psycopg2"), "study", TERMS)
     assert "\n" not in str(refusal.value)
     assert "hunter2" not in str(refusal.value)
 
@@ -637,3 +591,45 @@ def test_a_digest_names_a_search_space():
     ]
     assert len({space_digest(space) for space in spaces}) == 4
     assert space_digest(SPACE) == space_digest(SearchSpace(suggest=SPACE.suggest, default=dict(SPACE.default)))
+
+
+# Schema versions
+
+
+def begun_as(ledger: Ledger, version: int) -> None:
+    """Let a study say that it was begun under another schema version."""
+    study = ledger._study
+    study.set_user_attr("terms", {**study.user_attrs["terms"], "schema": version})
+
+
+def test_a_study_of_an_older_schema_is_looked_at_as_it_is_and_migrated_when_it_goes_on(reopened, monkeypatch):
+    begun_as(reopened(), 1)
+    called = []
+    monkeypatch.setattr("platform.ledger.SCHEMA_VERSION", 3)
+    monkeypatch.setattr(
+        "platform.ledger.MIGRATIONS", {number: lambda _, number=number: called.append(number) for number in (1, 2)}
+    )
+    assert reopened()._study.user_attrs["terms"] == {**TERMS, "schema": 3}
+    assert called == [1, 2]
+    reopened()
+    assert called == [1, 2]
+
+
+def test_every_older_schema_has_a_migration():
+    assert sorted(MIGRATIONS) == list(range(1, SCHEMA_VERSION))
+
+
+def test_other_terms_are_refused_before_anything_is_migrated(reopened):
+    begun_as(reopened(), 1)
+    with pytest.raises(BadInput, match="begun under other terms"):
+        reopened({**TERMS, "seed": 1})
+    assert reopened({**TERMS})._study.user_attrs["terms"]["schema"] == SCHEMA_VERSION
+
+
+def test_a_study_of_a_newer_schema_is_refused_in_one_line(sqlite_path):
+    url = f"sqlite:///{sqlite_path}"
+    begun_as(open_ledger(url, "study", TERMS), SCHEMA_VERSION + 1)
+    for attempt in (lambda: open_ledger(url, "study", TERMS), lambda: read_ledger(url, "study")):
+        with pytest.raises(BadInput, match="written by a newer program") as refusal:
+            attempt()
+        assert "\n" not in str(refusal.value)

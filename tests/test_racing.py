@@ -1,5 +1,6 @@
 """Racing: what runs next, as a pure function; whole studies are played with made-up scores."""
 
+import dataclasses
 import hashlib
 import json
 from collections import Counter
@@ -10,7 +11,9 @@ import pytest
 
 from platform.racing import (
     Done,
+    FoldJob,
     Propose,
+    Race,
     RacingSettings,
     RunFold,
     TrialProgress,
@@ -21,7 +24,6 @@ from platform.racing import (
     num_folds_wanted,
 )
 
-Job = tuple[int, int]
 MANY_STEPS = 100_000
 NUM_TRIALS = 14
 
@@ -38,19 +40,26 @@ class Game:
     """
 
     settings: RacingSettings
-    failing: frozenset[Job] = frozenset()
+    failing: frozenset[tuple[int, int]] = frozenset()
     qualities: list[float] = field(default_factory=list)
     scores: list[dict[int, float]] = field(default_factory=list)
     failed: set[int] = field(default_factory=set)
-    in_flight: list[Job] = field(default_factory=list)
-    started: list[Job] = field(default_factory=list)
+    late: list[dict[tuple[int, int], float | None]] = field(default_factory=list)
+    in_flight: list[FoldJob] = field(default_factory=list)
+    started: list[FoldJob] = field(default_factory=list)
+    race: Race | None = None
 
     @property
     def trials(self) -> list[TrialProgress]:
         return [
-            TrialProgress(number=number, scores=dict(scores), is_failed=number in self.failed)
+            TrialProgress(
+                number=number, scores=dict(scores), is_failed=number in self.failed, late=dict(self.late[number])
+            )
             for number, scores in enumerate(self.scores)
         ]
+
+    def late_table(self) -> list[dict[tuple[int, int], float | None]]:
+        return [dict(sorted(late.items())) for late in self.late]
 
     def table(self) -> list[tuple[float, dict[int, float] | str]]:
         """Return every trial's quality and scores; of a failed trial only that it failed."""
@@ -67,27 +76,33 @@ class Game:
         digest = hashlib.sha256(json.dumps([step.trial, self.table()[: len(told)]]).encode()).digest()
         self.qualities.append(int.from_bytes(digest[:4]) / 2**32)
         self.scores.append({})
+        self.late.append({})
 
-    def end(self, job: Job) -> None:
+    def end(self, job: FoldJob) -> None:
         self.in_flight.remove(job)
-        trial, fold = job
-        if job in self.failing:
+        trial, fold, repeat = job
+        noise = np.random.default_rng([trial, fold, repeat]).standard_normal()
+        score = self.qualities[trial] + np.sin(fold) + 0.5 * noise
+        assert self.race is not None
+        if trial not in self.failed and self.race.is_settled(self.trials[trial], self.trials):
+            self.late[trial][fold, repeat] = None if (trial, fold) in self.failing else score
+        elif (trial, fold) in self.failing:
             self.failed.add(trial)
         else:
-            noise = np.random.default_rng([trial, fold]).standard_normal()
-            self.scores[trial][fold] = self.qualities[trial] + 0.5 * noise
+            self.scores[trial][fold] = score
 
     def play(self, concurrency: int, rng: np.random.Generator, max_steps: int = MANY_STEPS) -> bool:
         """Play up to so many steps; tell whether the study is done."""
+        race = self.race = self.race or Race(self.settings)
         for _ in range(max_steps):
-            step = next_job(self.trials, set(self.in_flight), self.settings)
+            step = race.next_job(self.trials, set(self.in_flight))
             if isinstance(step, Done):
                 return True
             if isinstance(step, Propose):
                 self.propose(step)
             elif isinstance(step, RunFold) and len(self.in_flight) < concurrency:
-                self.in_flight.append((step.trial, step.fold))
-                self.started.append((step.trial, step.fold))
+                self.in_flight.append((step.trial, step.fold, step.repeat))
+                self.started.append((step.trial, step.fold, step.repeat))
             else:
                 assert self.in_flight, "nothing runs and nothing can start: the study would wait for ever"
                 self.end(self.in_flight[rng.integers(len(self.in_flight))])
@@ -98,9 +113,12 @@ class Game:
         lost = Counter(self.in_flight)
         self.started = list((Counter(self.started) - lost).elements())
         self.in_flight = []
+        self.race = None
 
 
-def played(concurrency: int = 1, seed: int = 0, failing: frozenset[Job] = frozenset(), **changes: object) -> Game:
+def played(
+    concurrency: int = 1, seed: int = 0, failing: frozenset[tuple[int, int]] = frozenset(), **changes: object
+) -> Game:
     game = Game(settings(**changes), failing)
     assert game.play(concurrency, np.random.default_rng(seed))
     return game
@@ -122,7 +140,7 @@ def test_without_racing_there_is_one_rung_of_all_folds():
 
 
 def test_unknown_racing_is_refused_and_the_choices_are_listed():
-    with pytest.raises(ValueError, match=r"'none', 'halving'.*but got 'asha'"):
+    with pytest.raises(ValueError, match=r"'none', 'halving', 'paired'.*but got 'asha'"):
         settings(racing="asha")
 
 
@@ -148,7 +166,7 @@ def test_a_study_begins_with_a_proposal_that_knows_nothing():
 
 def test_folds_run_in_the_shared_order_and_those_in_flight_are_not_run_again():
     assert next_job([trial(0)], (), settings()) == RunFold(0, 0)
-    assert next_job([trial(0, 0.5)], {(0, 1), (0, 2)}, settings()) == RunFold(0, 3)
+    assert next_job([trial(0, 0.5)], {(0, 1, 0), (0, 2, 0)}, settings()) == RunFold(0, 3)
 
 
 def test_the_oldest_trial_that_needs_a_job_comes_first():
@@ -200,11 +218,11 @@ def test_a_trial_is_settled_only_once_all_folds_that_it_deserves_are_done():
 
 
 def test_the_study_waits_for_what_is_in_flight():
-    assert isinstance(next_job([trial(0, *[0.0] * 15)], {(0, 15)}, settings(num_trials=1)), Wait)
+    assert isinstance(next_job([trial(0, *[0.0] * 15)], {(0, 15, 0)}, settings(num_trials=1)), Wait)
 
 
 def test_a_mean_counts_the_first_folds_only():
-    assert mean_score(trial(0, 1.0, 2.0, 30.0), 2) == 1.5
+    assert mean_score(trial(0, 1.0, 2.0, 30.0), range(2)) == 1.5
 
 
 # Whole studies
@@ -213,14 +231,33 @@ def test_a_mean_counts_the_first_folds_only():
 @pytest.mark.parametrize("concurrency", [1, 3, 16])
 def test_without_racing_every_trial_runs_on_all_folds_once(concurrency):
     game = played(concurrency, racing="none", num_trials=5)
-    assert sorted(game.started) == [(number, fold) for number in range(5) for fold in range(16)]
+    assert sorted(game.started) == [(number, fold, 0) for number in range(5) for fold in range(16)]
 
 
 def test_halving_runs_trials_on_whole_rungs_and_spends_far_fewer_jobs():
     game = played(num_trials=48)
     assert set(Counter(len(scores) for scores in game.scores)) == {4, 8, 16}
     assert len(game.started) < 0.65 * 48 * 16
-    assert all(sorted(scores) == list(range(len(scores))) for scores in game.scores)
+    for number, scores in enumerate(game.scores):
+        assert sorted(scores) == sorted(game.settings.order(number)[: len(scores)])
+
+
+def test_the_order_of_folds_is_rotated_from_bracket_to_bracket():
+    chosen = settings(bracket_trials=40)
+    assert chosen.order(39) == tuple(range(16))
+    assert chosen.order(40) == (*range(4, 16), *range(4))
+    assert chosen.order(80)[0] == 8
+
+
+def test_a_bracket_leaves_rivals_whatever_the_lag():
+    assert settings(commit_lag=4).bracket == 32
+    assert settings(commit_lag=32).bracket == 256
+
+
+def test_a_trial_has_no_rivals_in_another_bracket():
+    first_of_second = TrialProgress(number=32, scores={fold: 0.0 for fold in range(4, 8)})
+    better = [trial(number, *[1.0] * 16) for number in range(20)]
+    assert num_folds_wanted(first_of_second, [*better, first_of_second], settings()) == 8
 
 
 def test_halving_keeps_the_good_trials():
@@ -237,6 +274,14 @@ VARIANTS = [
     {"racing": "none", "num_trials": 6},
     {"keep_share": 1.0, "num_trials": 8},
     {"first_folds": 1, "keep_share": 0.3},
+    {"bracket_trials": 4, "commit_lag": 1},
+    {"finalists": 2, "num_folds": 5},
+    {"racing": "none", "num_trials": 4, "finalists": 3},
+    {"racing": "paired"},
+    {"racing": "paired", "commit_lag": 1, "finalists": 2},
+    {"racing": "paired", "first_folds": 1, "commit_lag": 30, "num_trials": 24},
+    {"racing": "paired", "num_folds": 4, "risk": 0.9},
+    {"racing": "paired", "num_folds": 3, "first_folds": 5},
 ]
 
 
@@ -247,6 +292,7 @@ def test_any_number_of_jobs_in_flight_in_any_order_gives_the_same_study(changes)
         for seed in range(3):
             game = played(concurrency, seed, **changes)
             assert game.table() == expected.table()
+            assert game.late_table() == expected.late_table()
             assert sorted(game.started) == sorted(expected.started)
 
 
@@ -257,17 +303,18 @@ def test_a_study_that_is_interrupted_again_and_again_is_the_same_study(changes):
         rng = np.random.default_rng(seed)
         game = Game(settings(**changes))
         num_starts = 1
-        while not game.play(int(rng.integers(1, 9)), rng, max_steps=int(rng.integers(1, 200))):
+        while not game.play(int(rng.integers(1, 9)), rng, max_steps=int(rng.integers(1, 70))):
             game.interrupt()
             num_starts += 1
         assert num_starts > 1
         assert game.table() == expected.table()
+        assert game.late_table() == expected.late_table()
         assert sorted(game.started) == sorted(expected.started)
 
 
 def test_a_study_that_is_extended_is_what_it_would_have_been_from_the_start():
     game = played(4, num_trials=6)
-    game.settings = settings(num_trials=NUM_TRIALS)
+    game.settings, game.race = settings(num_trials=NUM_TRIALS), None
     assert game.play(4, np.random.default_rng(1))
     assert game.table() == played(num_trials=NUM_TRIALS).table()
 
@@ -290,7 +337,7 @@ def test_no_job_ever_runs_twice(concurrency):
 
 def test_a_failed_trial_gets_no_more_jobs():
     game = played(failing=frozenset({(2, 1)}))
-    assert [fold for number, fold in game.started if number == 2] == [0, 1]
+    assert [fold for number, fold, _ in game.started if number == 2] == [0, 1]
 
 
 def test_a_study_of_failures_ends():
@@ -318,7 +365,7 @@ def test_the_lag_lets_as_many_trials_run_side_by_side_and_no_more():
     for commit_lag in (1, 3):
         game = Game(settings(commit_lag=commit_lag, racing="none", num_folds=1))
         while not game.play(100, np.random.default_rng(0), max_steps=1):
-            assert len({number for number, _ in game.in_flight}) <= commit_lag
+            assert len({number for number, *_ in game.in_flight}) <= commit_lag
 
 
 def test_done_comes_only_when_every_trial_is_settled():
@@ -336,3 +383,100 @@ def test_the_next_step_depends_on_its_arguments_alone_and_changes_none():
     steps = {next_job(game.trials, set(game.in_flight), game.settings) for _ in range(5)}
     assert len(steps) == 1
     assert (game.table(), list(game.in_flight)) == before
+
+
+# Stage 2 and finalists
+
+
+def test_what_was_concluded_before_changes_no_step():
+    for racing in ("halving", "paired"):
+        game, rng = Game(settings(racing=racing, num_trials=10, finalists=1)), np.random.default_rng(0)
+        is_done = False
+        while not is_done:
+            in_flight = set(game.in_flight)
+            race = game.race or Race(game.settings)
+            assert next_job(game.trials, in_flight, game.settings) == race.next_job(game.trials, in_flight)
+            is_done = game.play(3, rng, max_steps=3)
+
+
+def whole(game: Game) -> list[int]:
+    """Return the trials that ran on all folds."""
+    return [each.number for each in game.trials if all(each.score_of(fold) is not None for fold in range(16))]
+
+
+def test_paired_racing_keeps_to_its_jobs_and_ends_with_finalists_on_all_folds():
+    game = played(racing="paired", num_trials=40, finalists=3)
+    searched = [job for job in game.started if job[2] == 0]
+    assert len(searched) <= game.settings.most_jobs + 16
+    assert len(whole(game)) >= 3
+
+
+def test_paired_racing_gives_trials_that_were_raced_out_another_chance():
+    game = played(racing="paired", num_trials=40)
+    assert sum(any(repeat == 0 for _, repeat in late) for late in game.late) > 2
+
+
+@pytest.mark.parametrize("racing", ["none", "halving", "paired"])
+def test_finalists_run_on_all_folds_with_two_more_seeds(racing):
+    game = played(2, racing=racing, finalists=2)
+    means = {number: np.mean([game.trials[number].score_of(fold) for fold in range(16)]) for number in whole(game)}
+    best = sorted(means, key=means.__getitem__)[-2:]
+    repeats = [job for job in game.started if job[2]]
+    assert sorted(repeats) == sorted((trial, fold, repeat) for trial in best for fold in range(16) for repeat in (1, 2))
+
+
+def test_without_finalists_no_job_is_repeated():
+    assert {repeat for *_, repeat in played(racing="paired").started} == {0}
+
+
+def test_what_came_late_changes_nothing_of_stage_1_when_a_study_is_extended():
+    game = played(4, racing="paired", num_trials=20)
+    game.settings, game.race = settings(racing="paired", num_trials=40), None
+    assert game.play(4, np.random.default_rng(1))
+    assert game.table() == played(racing="paired", num_trials=40).table()
+    assert set(Counter(game.started).values()) == {1}
+
+
+def test_a_trial_whose_late_job_fails_is_given_up_and_the_study_ends():
+    usual = played(racing="paired", num_trials=30)
+    best = max(whole(usual), key=lambda number: usual.qualities[number])
+    failing = frozenset((best, fold) for fold, repeat in usual.late[best] if repeat == 0)
+    expected = played(failing=failing, racing="paired", num_trials=30)
+    assert failing, "the best trial had no late job"
+    assert best not in whole(expected)
+    assert played(8, 1, failing, racing="paired", num_trials=30).late_table() == expected.late_table()
+
+
+def test_a_study_of_failures_ends_with_paired_racing():
+    game = played(4, failing=frozenset((number, 0) for number in range(NUM_TRIALS)), racing="paired", finalists=3)
+    assert game.failed == set(range(NUM_TRIALS))
+
+
+@pytest.mark.parametrize("noise", [0.5, 1.0, 3.0])
+def test_paired_racing_takes_a_fifth_of_all_jobs_and_seldom_loses_the_best(noise):
+    lost, jobs = [], 0
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        effects = rng.standard_normal(64)
+        scores = effects[:, None] + 1.5 * rng.standard_normal(16) + noise * rng.standard_normal((64, 16))
+        race = Race(settings(racing="paired", num_trials=64, finalists=3))
+        trials: list[TrialProgress] = []
+        while not isinstance(step := race.next_job(trials, ()), Done):
+            if isinstance(step, Propose):
+                trials.append(TrialProgress(number=step.trial))
+            elif isinstance(step, RunFold):
+                score, at = float(scores[step.trial, step.fold]), trials[step.trial]
+                jobs += step.repeat == 0
+                late = {**at.late, (step.fold, step.repeat): score}
+                if race.is_settled(at, trials):
+                    trials[step.trial] = dataclasses.replace(at, late=late)
+                else:
+                    trials[step.trial] = dataclasses.replace(at, scores={**at.scores, step.fold: score})
+        means = {
+            number: scores[number].mean()
+            for number, each in enumerate(trials)
+            if all(each.score_of(fold) is not None for fold in range(16))
+        }
+        lost.append(effects[np.argmax(scores.mean(axis=1))] - effects[max(means, key=means.__getitem__)])
+    assert jobs <= 8 * (64 * 16 / 5 + 16)
+    assert np.mean(lost) < {0.5: 0.1, 1.0: 0.25, 3.0: 1.0}[noise]

@@ -8,7 +8,8 @@ import torch
 from model_shapes import CHANNELS, RATE_HZ, VOLUMES, eeg, shape
 from scipy.stats import gamma
 
-from platform.models.embedding import EMBEDDINGS, read_eeg
+from platform.models import ARCHITECTURES
+from platform.models.embedding import EMBEDDINGS, ReadingConfig, fixed_reading, read_eeg
 from platform.models.reading import (
     LAGS,
     LEVELS,
@@ -22,6 +23,11 @@ from platform.models.reading import (
 )
 
 HEAD_M = 0.09
+
+
+def reading_of(**choices):
+    """Return a reading that is learned but for what is chosen otherwise."""
+    return read_eeg(ReadingConfig(**{"learned_reading": True, **choices}), shape(low_rank=True))
 
 
 def ring(num_channels: int) -> torch.Tensor:
@@ -73,7 +79,7 @@ def test_lags_start_as_responses_that_peak_when_they_should():
 
 def test_power_that_comes_and_goes_is_weighed_by_the_response():
     """A burst in one volume's time moves the reading by that time's weight."""
-    read = read_eeg("log_power", shape(low_rank=True), montage="recorded", lags="haemodynamic", level="window")
+    read = reading_of(embedding="log_power", montage="recorded", lags="haemodynamic", level="window")
     window = eeg()
     louder = window.clone()
     at, samples = 10, 2 * RATE_HZ
@@ -86,14 +92,14 @@ def test_power_that_comes_and_goes_is_weighed_by_the_response():
 def test_a_recordings_level_and_gain_do_not_matter_to_a_reading_of_its_own_level():
     for level, is_same in (("recording", True), ("window", False)):
         torch.manual_seed(0)
-        read = read_eeg("log_power", shape(low_rank=True), montage="recorded", lags="free", level=level).eval()
+        read = reading_of(embedding="log_power", montage="recorded", lags="free", level=level).eval()
         windows = eeg(num_windows=8)
         gains = torch.tensor([0.5, 1.0, 2.0, 4.0])[:, None]
         assert torch.allclose(read(windows), read(gains * windows), atol=1e-2) == is_same
 
 
 def test_samples_have_neither_lags_nor_level():
-    read = read_eeg("linear", shape(low_rank=True), montage="recorded", lags="haemodynamic", level="recording")
+    read = reading_of(embedding="linear", montage="recorded", lags="haemodynamic", level="recording")
     window = eeg()
     assert torch.equal(read(window), window.unflatten(2, (VOLUMES, -1)))
 
@@ -103,7 +109,7 @@ def test_samples_have_neither_lags_nor_level():
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_reading_has_the_size_that_it_says(montage, lags, level):
     for embedding in EMBEDDINGS:
-        read = read_eeg(embedding, shape(low_rank=True), montage=montage, lags=lags, level=level)
+        read = reading_of(embedding=embedding, montage=montage, lags=lags, level=level)
         assert read(eeg()).shape[1:] == (CHANNELS, read.num_lags, read.num_features)
 
 
@@ -125,12 +131,37 @@ def test_waves_are_pairs_of_one_frequency_each_a_quarter_apart():
 
 
 def test_a_reading_that_is_not_learned_stays_as_it_starts_but_for_its_level():
-    read = read_eeg(
-        "log_power", shape(low_rank=True), montage="laplacian", lags="haemodynamic", level="recording", is_learned=False
+    read = reading_of(
+        embedding="log_power", montage="laplacian", lags="haemodynamic", level="recording", learned_reading=False
     )
     assert {name for name, parameter in read.named_parameters() if parameter.requires_grad} == {
         "level.norm.weight",
         "level.norm.bias",
     }
-    learned = read_eeg("log_power", shape(low_rank=True), montage="laplacian", lags="haemodynamic", level="window")
+    learned = reading_of(embedding="log_power", montage="laplacian", lags="haemodynamic", level="window")
     assert all(parameter.requires_grad for parameter in learned.parameters())
+
+
+@pytest.mark.parametrize("choice", [{"learned_reading": True}, {"embedding": "linear"}])
+def test_a_reading_that_is_learned_or_as_large_as_the_eeg_is_not_made_before(choice):
+    assert fixed_reading(ReadingConfig(**choice), shape(low_rank=True)) is None
+
+
+@pytest.mark.parametrize("architecture", ["fully_connected", "transformer"])
+def test_a_model_says_the_same_of_eeg_and_of_what_was_read_of_it_before(architecture):
+    """Training sees readings that were made once; a deployed model reads EEG."""
+    known = ARCHITECTURES[architecture]
+    config = known.config()
+    torch.manual_seed(0)
+    model = known.build(config, shape(low_rank=True)).eval()
+    windows = eeg(num_windows=8)
+    assert torch.equal(model(known.reading(config, shape(low_rank=True)).read(windows)), model(windows))
+
+
+def test_readings_of_different_choices_have_different_names():
+    names = {
+        fixed_reading(ReadingConfig(montage=montage, lags=lags), shape(low_rank=True)).name
+        for montage in MONTAGES
+        for lags in LAGS
+    }
+    assert len(names) == len(MONTAGES) * len(LAGS)

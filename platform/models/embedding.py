@@ -4,10 +4,13 @@ Shapes: B windows, C channels, S samples, N volumes that a window spans, F featu
 J lags that are left of the volumes' times, D width of a token, P pieces of a volume, T taps.
 """
 
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
-from platform.models.reading import Reading, sine_cosine_pairs
+from platform.models.reading import LAGS, LEVELS, MONTAGES, Reading, sine_cosine_pairs
 from platform.models.shape import ModelShape
 
 LOWEST_HZ, HIGHEST_HZ = 2.5, 45.0
@@ -57,14 +60,65 @@ EMBEDDINGS: dict[str, type[Samples] | type[LogPower]] = {"linear": Samples, "log
 """What is read of each channel in each volume's time; a linear map makes tokens of it."""
 
 
-def read_eeg(
-    embedding: str, shape: ModelShape, *, montage: str, lags: str, level: str, is_learned: bool = True
-) -> Reading:
-    """Return what reads EEG by an embedding of this name; samples as they are have neither lags nor level."""
-    embed = EMBEDDINGS[embedding](shape)
-    if isinstance(embed, Samples):
-        lags, level = "free", "window"
-    return Reading(embed, embed.num_features, shape, montage=montage, lags=lags, level=level, is_learned=is_learned)
+@dataclass(frozen=True, kw_only=True)
+class FixedReading:
+    """What is read of EEG whatever a training learns: from EEG (B, C, S) to what a model takes instead, (B, C, J, F).
+
+    The name tells readings of one shape apart.
+    """
+
+    name: str
+    read: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingConfig:
+    """What a trial may vary about how a model reads EEG (``platform.models.reading``).
+
+    Lags and level are of powers only.
+
+    Attributes:
+        embedding: a key of ``EMBEDDINGS``.
+        montage, lags, level: keys of ``MONTAGES``, ``LAGS`` and ``LEVELS``.
+        learned_reading: whether montage, filters and lags are learned.
+    """
+
+    embedding: str = "log_power"
+    montage: str = "laplacian"
+    lags: str = "haemodynamic"
+    level: str = "recording"
+    learned_reading: bool = False
+
+
+READING_CHOICES: dict[str, Collection[str]] = {
+    "embedding": EMBEDDINGS,
+    "montage": MONTAGES,
+    "lags": LAGS,
+    "level": LEVELS,
+}
+
+
+def read_eeg(config: ReadingConfig, shape: ModelShape) -> Reading:
+    """Return what reads EEG as a configuration says; samples as they are have neither lags nor level."""
+    embed = EMBEDDINGS[config.embedding](shape)
+    of_samples = isinstance(embed, Samples)
+    return Reading(
+        embed,
+        embed.num_features,
+        shape,
+        montage=config.montage,
+        lags="free" if of_samples else config.lags,
+        level="window" if of_samples else config.level,
+        is_learned=config.learned_reading,
+    )
+
+
+def fixed_reading(config: ReadingConfig, shape: ModelShape) -> FixedReading | None:
+    """Return the reading of power that a model does not learn, so that windows need reading once; None for others."""
+    if config.learned_reading or config.embedding != "log_power":
+        return None
+    name = f"reading-{config.embedding}-{config.montage}-{config.lags}"
+    return FixedReading(name=name, read=read_eeg(config, shape).read)
 
 
 class ChannelTokens(nn.Module):

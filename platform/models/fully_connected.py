@@ -12,47 +12,29 @@ from torch import Tensor, nn
 
 from platform.activations import ACTIVATIONS
 from platform.models.blocks import NORMS, EncodedModel, Trunk, check_at_least, check_choices, check_shares, linear_head
-from platform.models.embedding import EMBEDDINGS, ChannelTokens, read_eeg
-from platform.models.reading import LAGS, LEVELS, MONTAGES
+from platform.models.embedding import READING_CHOICES, ChannelTokens, ReadingConfig, read_eeg
 from platform.models.shape import ModelShape
 
 
 @dataclass(frozen=True, kw_only=True)
-class FullyConnectedConfig:
+class FullyConnectedConfig(ReadingConfig):
     """What a trial may vary about the fully connected network.
 
     Attributes:
-        montage, lags, level, learned_reading: of the reading (``platform.models.reading``); lags and level are of
-            powers only.
         bottleneck: width of one more layer before the head; 0 for none.
     """
 
-    embedding: str = "log_power"
-    montage: str = "laplacian"
-    lags: str = "haemodynamic"
-    level: str = "recording"
-    learned_reading: bool = False
     embedding_width: int = 16
     width: int = 128
     num_layers: int = 1
     bottleneck: int = 0
-    norm: str = "layer"
+    norm: str = "batch"
     activation: str = "tanh"
-    dropout: float = 0.6
+    dropout: float = 0.7
     stochastic_depth: float = 0.0
 
     def __post_init__(self) -> None:
-        check_choices(
-            self,
-            {
-                "embedding": EMBEDDINGS,
-                "montage": MONTAGES,
-                "lags": LAGS,
-                "level": LEVELS,
-                "norm": NORMS,
-                "activation": ACTIVATIONS,
-            },
-        )
+        check_choices(self, {**READING_CHOICES, "norm": NORMS, "activation": ACTIVATIONS})
         check_shares(self, "dropout", "stochastic_depth")
         check_at_least(self, embedding_width=1, width=1, num_layers=0, bottleneck=0)
 
@@ -62,14 +44,7 @@ class FullyConnected(EncodedModel):
 
     def __init__(self, config: FullyConnectedConfig, shape: ModelShape) -> None:
         super().__init__()
-        reading = read_eeg(
-            config.embedding,
-            shape,
-            montage=config.montage,
-            lags=config.lags,
-            level=config.level,
-            is_learned=config.learned_reading,
-        )
+        reading = read_eeg(config, shape)
         self.embed = nn.Sequential(reading, ChannelTokens(reading, shape, config.embedding_width))
         self.dropout = nn.Dropout(config.dropout)
         self.trunk = Trunk(
@@ -85,7 +60,7 @@ class FullyConnected(EncodedModel):
         self.head = linear_head(config.bottleneck or config.width, shape)
 
     def encode(self, inputs: Tensor) -> Tensor:
-        """Return the trunk's output for EEG (B, C, S)."""
+        """Return the trunk's output for EEG (B, C, S), or for a reading of it (B, C, J, F)."""
         channels_BCD = self.dropout(self.embed(inputs))
         encoded_BD: Tensor = self.trunk(channels_BCD.flatten(1))
         return encoded_BD

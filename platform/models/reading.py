@@ -17,6 +17,7 @@ from platform.models.blocks import BatchNorm
 from platform.models.shape import ModelShape
 from platform.models.subjects import SubjectNorm
 
+READ_AXES = 4
 NEIGHBOURS = 4
 PEAKS_SECONDS = (4.0, 6.0, 8.0)
 
@@ -139,8 +140,8 @@ LEVELS: dict[str, type[OverWindow] | type[OverTraining] | type[OverRecording]] =
 class Reading(nn.Module):
     """EEG (B, C, S) to what is read of each channel, (B, C, J, F).
 
-    Where it is not learned, montage, filters and lags stay as they start: a step then takes half the time, and what
-    little there is to learn from goes into fewer weights.
+    Where it is not learned, montage, filters and lags stay as they start: what little there is to learn from goes into
+    fewer weights, and windows need to be read only once.
     """
 
     def __init__(
@@ -164,9 +165,14 @@ class Reading(nn.Module):
         self.level = LEVELS[level](shape.num_channels * self.num_lags * num_features)
         self.is_level = self.level.is_level
 
-    def forward(self, eeg_BCS: Tensor) -> Tensor:
-        """Return the reading, (B, C, J, F)."""
-        read_BCJF: Tensor = self.level(self.lags(self.embed(self.montage(eeg_BCS))))
+    def read(self, eeg_BCS: Tensor) -> Tensor:
+        """Return what is read before its level: all of it that may stay as it starts, (B, C, J, F)."""
+        read_BCJF: Tensor = self.lags(self.embed(self.montage(eeg_BCS)))
+        return read_BCJF
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the reading (B, C, J, F) of EEG (B, C, S), or of what ``read`` made of it before."""
+        read_BCJF: Tensor = self.level(inputs if inputs.ndim == READ_AXES else self.read(inputs))
         return read_BCJF
 
 

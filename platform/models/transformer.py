@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from platform.activations import ACTIVATIONS
 from platform.models.attention import DecoderLayer, EncoderLayer, KeysValues
 from platform.models.blocks import NORMS, EncodedModel, check_at_least, check_choices, check_shares, small
-from platform.models.embedding import EMBEDDINGS, ChannelTokens, PatchTokens, read_eeg
+from platform.models.embedding import READING_CHOICES, ChannelTokens, PatchTokens, ReadingConfig, read_eeg
 from platform.models.encoding import ENCODINGS, TIME_ENCODINGS
-from platform.models.reading import LAGS, LEVELS, MONTAGES, Reading
+from platform.models.reading import Reading
 from platform.models.shape import ModelShape
 
 TOKENS = {"channels": ("channels",), "patches": ("patches",), "both": ("channels", "patches")}
@@ -34,14 +34,9 @@ TOKEN_NORMS = [name for name in NORMS if name not in ("batch", "subject")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformerConfig:
-    """What a trial may vary about the transformer; lags and level are of powers only."""
+class TransformerConfig(ReadingConfig):
+    """What a trial may vary about the transformer."""
 
-    embedding: str = "log_power"
-    montage: str = "laplacian"
-    lags: str = "haemodynamic"
-    level: str = "recording"
-    learned_reading: bool = False
     tokens: str = "channels"
     encoding: str = "learned"
     width: int = 64
@@ -61,10 +56,7 @@ class TransformerConfig:
         check_choices(
             self,
             {
-                "embedding": EMBEDDINGS,
-                "montage": MONTAGES,
-                "lags": LAGS,
-                "level": LEVELS,
+                **READING_CHOICES,
                 "tokens": TOKENS,
                 "encoding": ENCODINGS,
                 "decoding": DECODINGS,
@@ -81,21 +73,14 @@ class Transformer(EncodedModel):
 
     def __init__(self, config: TransformerConfig, shape: ModelShape) -> None:
         super().__init__()
-        self.read = read_eeg(
-            config.embedding,
-            shape,
-            montage=config.montage,
-            lags=config.lags,
-            level=config.level,
-            is_learned=config.learned_reading,
-        )
+        self.read = read_eeg(config, shape)
         self.tokens = nn.ModuleList(EncodedTokens(about, config, shape, self.read) for about in TOKENS[config.tokens])
         self.encoder = nn.Sequential(*(EncoderLayer(**_layer(config)) for _ in range(config.num_encoder_layers)))
         self.decoder: ParallelDecoder | AutoregressiveDecoder = DECODINGS[config.decoding](config, shape.grid_shape[0])
         self.head = VoxelHead(config.width, shape) if shape.basis is None else LowRankHead(config.width, shape)
 
     def encode(self, inputs: Tensor) -> Tensor:
-        """Return the decoded slices, (B, L, D), for EEG (B, C, S)."""
+        """Return the decoded slices, (B, L, D), for EEG (B, C, S), or for a reading of it (B, C, J, F)."""
         read_BCJF = self.read(inputs)
         tokens_BTD = self.encoder(torch.cat([tokens(read_BCJF) for tokens in self.tokens], dim=1))
         slices_BLD: Tensor = self.decoder(tokens_BTD)

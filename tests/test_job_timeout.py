@@ -1,0 +1,144 @@
+"""Fold jobs that hang or take all memory, on real Ray: each fails alone, and the search goes on.
+
+Only what a job trains is a stand-in.  It is pickled by value, as workers do not see the tests.
+"""
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from test_killed_jobs import descendants, name_of
+
+from datasets.cluster import LOCAL, connected
+from platform import fold_jobs
+from platform.fold_jobs import FoldJobs, StudySteps, run_fold_jobs
+from platform.folds import Fold
+from platform.ledger import Ledger, LedgerTrial, open_ledger
+from platform.loop import Epochs
+from platform.products import DataSettings
+from platform.racing import RacingSettings
+from platform.samplers import Proposal
+from platform.training import Job, Workers
+
+TIMEOUT_S = 3.0
+GROUP_TIMEOUT_S = 90.0
+"""A group of workers takes its time to start, on a busy machine."""
+
+MISBEHAVIOURS: Mapping[int, tuple[str, Callable[[], object]]] = {
+    1: ("took more than 0.05 minutes", lambda: [None for _ in iter(int, 1)]),
+    2: ("took more than 0.05 minutes", lambda: __import__("time").sleep(3600)),
+    3: ("took more than 0.05 minutes", lambda: __import__("re").match("(a+)+b", "a" * 200)),  # in C, with Python's lock
+    4: ("out of memory: ", lambda: __import__("torch").empty(2**56)),
+    5: ("out of memory: ", lambda: __import__("numpy").empty(2**56)),
+}
+NUM_TRIALS = 8
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
+
+
+def standing_in(misbehaviours: Mapping[int, Callable[[], object]]) -> Callable[[dict, Workers], None]:
+    """Return what runs a job whose training is this: some trials misbehave, the others score their number."""
+
+    def run_job(config: dict, workers: Workers) -> None:
+        from platform import fold_jobs, training
+        from platform.ledger import FoldRecord
+
+        def train_worker(config: dict) -> FoldRecord | str:
+            job = config["job"]
+            try:
+                misbehaviours.get(job.trial, lambda: None)()
+            except (RuntimeError, MemoryError) as error:
+                return training.why_untrainable(error)
+            return FoldRecord(trial=job.trial, fold=job.fold.number, score=float(job.trial), seed=job.seed)
+
+        def run_here(job: object, _: object) -> FoldRecord:
+            misbehaviours.get(job.trial, lambda: None)()
+            return FoldRecord(trial=job.trial, fold=job.fold.number, score=float(job.trial), seed=job.seed)
+
+        training._run_here, training._train_worker = run_here, train_worker
+        fold_jobs.run_job(config, workers)
+
+    return run_job
+
+
+def searched(folder: Path, workers: Workers, *, num_trials: int, timeout_s: float, concurrency: int) -> Ledger:
+    """Run trials of one fold each; raises where the search stops for what no job is to blame for."""
+    ledger = open_ledger(f"sqlite:///{folder / 'studies.db'}", "hanging", {})
+    jobs = FoldJobs(
+        ledger=ledger,
+        racing=RacingSettings(num_trials=num_trials, num_folds=1, racing="none"),
+        steps=StudySteps(
+            propose=lambda *_: Proposal(params={}, distributions={}, configuration={}),
+            job=lambda trial, fold, repeat: a_job(trial, fold, repeat),
+        ),
+        deadline=math.inf,
+        on_record=lambda *_: None,
+        on_told=lambda *_: None,
+        timeout_s=timeout_s,
+    )
+    run_fold_jobs(jobs, workers, concurrency)
+    jobs.tell_settled(num_trials)
+    return ledger
+
+
+def a_job(trial: LedgerTrial, fold: int, repeat: int) -> Job:
+    return Job(
+        data=DataSettings(shards="", cache_folder=""),
+        architecture="transformer",
+        configuration={},
+        epochs=Epochs(),
+        seed=7,
+        trial=trial.number,
+        fold=Fold(number=fold, test="a", validation=("b", "c"), training=("d", "e")),
+        repeat=repeat,
+    )
+
+
+def processes(*names: str) -> list[str]:
+    """Return the names of Ray's processes that run one of these now."""
+    every = [name_of(pid) for pid in set(descendants(os.getpid()))]
+    return [each for each in every if any(name in each for name in names)]
+
+
+def are_gone(*names: str) -> bool:
+    """Wait until Ray has no such process any more."""
+    deadline = time.monotonic() + 60
+    while processes(*names) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return not processes(*names)
+
+
+@pytest.mark.slow
+def test_jobs_that_hang_or_find_no_memory_fail_alone_with_the_reason(tmp_path, monkeypatch):
+    deeds = {number: misbehave for number, (_, misbehave) in MISBEHAVIOURS.items()}
+    monkeypatch.setattr(fold_jobs, "run_job", standing_in(deeds))
+    with connected(LOCAL, 2):
+        ledger = searched(
+            tmp_path,
+            Workers(storage=str(tmp_path / "jobs")),
+            num_trials=NUM_TRIALS,
+            timeout_s=TIMEOUT_S,
+            concurrency=2,
+        )
+        assert are_gone("ImplicitFunc")
+    for trial in ledger.trials:
+        expected, _ = MISBEHAVIOURS.get(trial.number, ("", None))
+        assert trial.state == ("FAIL" if expected else "COMPLETE")
+        assert trial.failure.startswith(expected) and bool(trial.failure) == bool(expected)
+        assert trial.records[0].seed == 7
+    assert ledger.trials[1].records[0].seconds >= TIMEOUT_S
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_group_of_workers_that_hangs_is_ended_with_all_its_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr(fold_jobs, "run_job", standing_in({0: lambda: __import__("time").sleep(3600)}))
+    workers = Workers(count=2, storage=str(tmp_path / "jobs"))
+    with connected(LOCAL, 2):
+        ledger = searched(tmp_path, workers, num_trials=2, timeout_s=GROUP_TIMEOUT_S, concurrency=1)
+        assert are_gone("ImplicitFunc", "RayTrainWorker", "TrainController")
+    assert [trial.state for trial in ledger.trials] == ["FAIL", "COMPLETE"]
+    assert ledger.trials[0].failure == "took more than 1.5 minutes"
