@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-RATIOS = tuple(float(ratio) for ratio in np.geomspace(0.02, 50.0, 27))
+RATIOS = tuple(0.02 * 2500 ** (step / 26) for step in range(27))
 """Variance between trials, as a share of the noise's, among which the likeliest is taken."""
 Array = NDArray[np.float64]
 

@@ -24,7 +24,7 @@ POPULATION = 16
 """Parents of NSGA-II."""
 _CROSSOVER = 0.9
 _SIGMA = 1 / 6
-_BELOW_ONE = math.nextafter(1.0, 0.0)
+_BELOW_ONE = 1 - 2**-53
 
 
 class Positioned(BaseSampler):

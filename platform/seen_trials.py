@@ -23,7 +23,6 @@ from optuna.trial import FrozenTrial, TrialState
 COST = "cost"
 """System attribute of a seen trial: mean seconds of a fold job, to the nearest power of two; as its exponent."""
 _FOLD = re.compile(r"fold/(\d{4})")
-_NO_TIME = datetime(2000, 1, 1)  # noqa: DTZ001 - Optuna's own convention: naive; nothing reads it
 _NUM_BEST, _NUM_LATEST = 48, 48
 """Told trials that GP is shown."""
 _LEAST_SHARE = 0.1
@@ -133,6 +132,7 @@ def _passed_over(trial: FrozenTrial) -> FrozenTrial:
 
 def _seen(trial: FrozenTrial, value: float | None, worst: float | None) -> FrozenTrial:
     is_told = trial.state.is_finished()
+    no_time = datetime(2000, 1, 1)  # noqa: DTZ001 - Optuna's own convention: naive; nothing reads it
     if is_told and value is None:
         value = worst
     is_shown = is_told and value is not None and bool(trial.params)
@@ -141,8 +141,8 @@ def _seen(trial: FrozenTrial, value: float | None, worst: float | None) -> Froze
         number=trial.number,
         state=state,
         value=value if is_shown else None,
-        datetime_start=_NO_TIME,
-        datetime_complete=_NO_TIME if is_told else None,
+        datetime_start=no_time,
+        datetime_complete=no_time if is_told else None,
         params=trial.params,
         distributions=trial.distributions,
         user_attrs={},

@@ -152,6 +152,7 @@ class StudySettings:
         calibration = "" if self.calibration is None else str(self.calibration)
         median = f"after {GRACE_EPOCHS} epochs, of {MIN_JOBS} jobs or more" if self.median_stopping else ""
         return {
+            "finalists": str(self.finalists) if self.racing == "paired" else "",  # all of them get all folds there
             "search_space": self.search_space,
             "preset": self.preset,
             "start_from": self.start_from,

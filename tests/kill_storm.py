@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ray_head import RayHead
 from standin_job import append
-from standin_study import Standin, run_standin, start_standin, table_of
+from standin_study import Standin, start_standin, table_of
 
 WORKER, DRIVER, HEAD = "worker", "driver", "head"
 LONGEST_DELAY_S = 1.0
@@ -170,13 +170,15 @@ def storm_over(folder: Path, kills: list[str], seed: int, **fields: object) -> S
 
 
 def undisturbed(folder: Path, **fields: object) -> Standin:
-    """Run the same study in this process with nobody killing anything; jobs need not last."""
+    """Run the same study with nobody killing anything; jobs need not last."""
     folder.mkdir(parents=True, exist_ok=True)
     standin = Standin(
         storage_url=f"sqlite:///{folder / 'studies.db'}", log=str(folder / "log"), job_storage=str(folder / "jobs"),
         **{**fields, "seconds": 0.0},
     )  # fmt: skip
-    run_standin(standin)
+    driver = start_standin(standin)
+    printed, _ = driver.communicate(timeout=30 * 60)
+    assert driver.returncode == 0, printed[-3000:]
     return standin
 
 

@@ -17,6 +17,7 @@ SHARED_WITH_PLATFORM = {
     "datasets.errors",
     "datasets.command_line",
     "datasets.storage",
+    "datasets.retries",
 }
 PREDICT_ALSO = {"datasets.eeg"}  # new EEG must be treated as preparation did
 ADAPTED = {"platform.models.shallow_convnet": ("braindecode",)}

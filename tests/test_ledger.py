@@ -505,7 +505,10 @@ def study_with(ledger: Ledger, sampler: str, num_trials: int, lag: int = 2, *, u
     return ledger
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+EACH_SAMPLER = [pytest.param(name, marks=[pytest.mark.slow] if name == "gp" else []) for name in SAMPLERS]
+
+
+@pytest.mark.parametrize("sampler", EACH_SAMPLER)
 def test_an_interrupted_study_proposes_what_an_undisturbed_one_does(sampler, quick, sqlite_path):
     def opened() -> Ledger:
         return open_ledger(f"sqlite:///{sqlite_path}", "interrupted", TERMS)
@@ -517,7 +520,7 @@ def test_an_interrupted_study_proposes_what_an_undisturbed_one_does(sampler, qui
     assert len({json.dumps(each, sort_keys=True) for each in expected}) == 12
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", EACH_SAMPLER)
 def test_a_proposal_ignores_what_happened_after_the_trials_that_it_is_told_of(sampler, quick):
     study_with(quick, sampler, 10)
     early = proposed(quick, sampler, 10, 7)

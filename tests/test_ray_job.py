@@ -47,6 +47,7 @@ def running_head(folder: Path, python: Path) -> Iterator[Head]:
     settings = {
         "EEG2FMRI_SHARDS": str(write_small_study(folder / "shards", volumes=60)),
         "EEG2FMRI_TRIALS": "6",
+        "EEG2FMRI_FINALISTS": "0",
         "EEG2FMRI_MAX_EPOCHS": "4",
         "EEG2FMRI_COMMIT_LAG": "1",
         "RAY_AUTH_MODE": "token",

@@ -16,7 +16,7 @@ from platform.search import main
 
 pytestmark = pytest.mark.timeout(1200)  # seconds; each test starts Ray several times
 
-TRIALS = ("--trials", "3", "--commit-lag", "1", "--seed", "3")
+TRIALS = ("--trials", "3", "--commit-lag", "1", "--seed", "3", "--finalists", "1")
 
 
 @pytest.fixture(scope="module")
