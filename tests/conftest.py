@@ -22,7 +22,7 @@ BUCKET = "shards"
 WEED = Path(sys.executable).with_name("weed")
 START_SECONDS = 60.0
 PORTS = ("admin.port", "s3.port", "master.port", "volume.port", "filer.port")
-LONG_FILES = ("test_search.py", "test_ray_job.py")
+LONG_FILES = ("test_search.py", "test_ray_job.py", "test_kill_storm.py")
 """They take minutes, most of them waiting: run last, they would leave one of two processes without work."""
 PORTS_GRPC = tuple(f"{name}.grpc" for name in PORTS)
 
