@@ -78,6 +78,7 @@ def test_a_process_killed_in_the_middle_of_an_epoch_goes_on_from_the_last_whole_
     assert not list((storage / "snapshots").iterdir())
 
 
+@pytest.mark.slow
 def test_a_process_killed_in_its_first_epoch_starts_anew_to_the_same_end(shards, tmp_path):
     all_steps, undisturbed = finished(started(shards, tmp_path / "undisturbed"))
     killed_after(started(shards, tmp_path / "jobs", 2), 2)
