@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -21,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BUCKET = "shards"
 WEED = Path(sys.executable).with_name("weed")
 START_SECONDS = 60.0
-PORTS = ("admin.port", "s3.port", "master.port", "volume.port", "filer.port")
+PORTS = ("s3.port", "master.port", "volume.port", "filer.port")
 LONG_FILES = ("test_search.py", "test_ray_job.py", "test_kill_storm.py")
 """They take minutes, most of them waiting: run last, they would leave one of two processes without work."""
 PORTS_GRPC = tuple(f"{name}.grpc" for name in PORTS)
@@ -144,27 +145,33 @@ def _arguments(folder: Path, ports: dict[str, int], store: ObjectStore) -> list[
         "ip": "127.0.0.1",
         "ip.bind": "127.0.0.1",
         "master.telemetry": "false",
-        "admin.ui": "false",
-        "webdav": "false",
+        "master.volumeSizeLimitMB": 1024,
+        "volume.max": 20,
+        "volume.minFreeSpace": "50MiB",  # not 1 % of the disk: a nearly full large one would take no file, and not say so
+        "filer": "true",
         "filer.localSocket": folder / "filer.sock",
+        "s3": "true",
         "s3.port.iceberg": 0,
         "s3.port.lance": 0,
         "s3.config": settings,
-        "bucket": store.bucket,
         **ports,
     }
-    return ["-logtostderr=true", "mini", *(f"-{name}={value}" for name, value in options.items())]
+    return ["-logtostderr=true", "server", *(f"-{name}={value}" for name, value in options.items())]
 
 
 def _wait_until_it_answers(server: "subprocess.Popen[bytes]", store: ObjectStore, log: Path) -> None:
-    """Wait until a file can be written: the bucket appears some time after the first answer."""
+    """Wait until a file can be written, with which the server makes the bucket."""
     url = f"http://{store.endpoint}/{store.bucket}"
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
         if _answers(url) and _is_writable(store):
             return
         time.sleep(0.1)
-    raise RuntimeError(f"SeaweedFS did not start within {START_SECONDS:.0f} s: {log.read_text()[-2000:]}")
+    free = shutil.disk_usage(log.parent).free // 1024**2
+    raise RuntimeError(
+        f"SeaweedFS took no file within {START_SECONDS:.0f} s ({free} MiB free in {log.parent}): "
+        f"{log.read_text()[-2000:]}"
+    )
 
 
 def _answers(url: str) -> bool:
@@ -184,7 +191,8 @@ def _is_writable(store: ObjectStore) -> bool:
     from datasets.storage import open_storage
 
     try:
-        open_storage(store.uri("started"), Patience(seconds=0)).write("probe", b"")
+        keeper = store.uri("started", access_key=store.keeper_key)
+        open_storage(keeper, Patience(seconds=0)).write("probe", b"x")
     except BadInput:
         return False
     return True
