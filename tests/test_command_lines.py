@@ -1,14 +1,10 @@
-"""Command lines: what an option may come from, how a command refuses, and that the README's commands exist."""
+"""Command lines: what an option may come from, and how a command refuses."""
 
 import argparse
 import errno
 import os
-import re
-import shlex
 import signal
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -20,9 +16,6 @@ from datasets.command_line import (
     run_command,
 )
 from datasets.errors import BadInput
-
-ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
 
 
 @pytest.fixture(autouse=True)
@@ -227,36 +220,3 @@ def test_a_folder_that_may_not_be_written_is_one_line_and_status_2(signals, caps
 def test_what_the_user_cannot_mend_keeps_its_traceback(signals, error):
     with pytest.raises(type(error)):
         run_command(raising(error))
-
-
-# The README
-
-
-def commands_in(text: str) -> list[str]:
-    """Return each ``python -m ...`` in the code blocks of a Markdown text, up to what a shell would end it with."""
-    blocks = "\n".join(re.findall(r"^```[^\n]*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL))
-    lines = blocks.replace("\\\n", " ").splitlines()
-    found = [re.search(r"python3? -m (?:datasets|platform|search_spaces)\b[^|;&#>]*", line) for line in lines]
-    return sorted({match[0].strip() for match in found if match})
-
-
-README_COMMANDS = commands_in(README.read_text(encoding="utf-8")) if README.exists() else []
-
-
-def test_commands_are_found_in_code_blocks_only():
-    text = "`python -m datasets.x`\n```\nray job submit -- python -m platform.search cnn \\\n  --seed 1  # why\n```\n"
-    assert [shlex.split(command) for command in commands_in(text)] == [
-        ["python", "-m", "platform.search", "cnn", "--seed", "1"]
-    ]
-
-
-@pytest.mark.skipif(not README_COMMANDS, reason="README.md shows no command yet")
-@pytest.mark.parametrize("command", README_COMMANDS)
-def test_every_command_that_the_readme_shows_exists_with_its_options(command):
-    words = shlex.split(command)[1:]
-    run = subprocess.run(
-        [sys.executable, *words, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    options = [word.partition("=")[0] for word in words if word.startswith("--")]
-    assert [option for option in options if option not in run.stdout] == []
