@@ -22,11 +22,21 @@ from datasets.errors import BadInput
 from platform.baselines import BASELINES, BaselineRun, score_fitted
 from platform.calibration import CALIBRATIONS, CURVE_MINUTES, Timing, parts_of
 from platform.data_jobs import baseline_runs
+from platform.fold_models import FoldModel, exported, keep_fold_model
 from platform.folds import Fold
 from platform.image_scores import SubjectImage, image_scores
 from platform.loop import TrainingDiverged, Worker, predict
 from platform.products import DataSettings, StudyData
-from platform.training import Job, TrainedFold, Workers, open_data, run_on_workers, this_worker, train_fold
+from platform.training import (
+    Job,
+    TrainedFold,
+    Workers,
+    open_data,
+    run_on_workers,
+    this_worker,
+    train_fold,
+    whole_model,
+)
 from platform.unique_r import unique_r
 from platform.volume_scores import GreyMatter, parcels, volume_scores
 from platform.windows import CachedRun
@@ -202,6 +212,25 @@ def score_finalist(job: Job, workers: Workers) -> tuple[int, dict[str, Scores]]:
     return job.fold.number, scores
 
 
+def fold_model(job: Job, finalist: Finalist) -> FoldModel:
+    """Return what a fold trained as a program, and how far it is off; the finalist's model moves to the CPU."""
+    fold, shape = finalist.trained.fold, finalist.data.model_shape(None)
+    test_error_V, validation_error_V = (mean_square_error(finalist, who) for who in ([fold.test], fold.validation))
+    model = whole_model(job, finalist.trained)
+    return FoldModel(
+        program=exported(model, shape.num_channels, shape.num_samples, subject=fold.test),
+        test_error_V=test_error_V,
+        validation_error_V=validation_error_V,
+    )
+
+
+def mean_square_error(finalist: Finalist, subjects: Sequence[str]) -> Floats:
+    """Return each voxel's mean squared error over all windows of these subjects, (V,)."""
+    runs = [run for subject in subjects for run in finalist.data.runs(subject)]
+    squares = [np.square(finalist.prediction(run) - run.targets.astype(np.float32)).sum(axis=0) for run in runs]
+    return np.asarray(np.sum(squares, axis=0) / sum(run.num_windows for run in runs), np.float32)
+
+
 def score_references(settings: DataSettings, fold: Fold) -> tuple[int, dict[str, Scores]]:
     """Return the fold's number and the further scores of baselines on its test subject, by baseline."""
     data = open_data(settings)
@@ -277,7 +306,13 @@ def _trained_and_scored(job: Job, worker: Worker) -> dict[str, Scores]:
         return {}
     finalist = Finalist(trained=trained)
     first, second = (_all_scores(finalist, subject) for subject in trained.fold.validation)
-    return {TEST: _all_scores(finalist, trained.fold.test), VALIDATION: _mean_scores([first, second])}
+    scores: dict[str, Scores] = {
+        TEST: _all_scores(finalist, trained.fold.test),
+        VALIDATION: _mean_scores([first, second]),
+    }
+    if job.storage:
+        keep_fold_model(job, fold_model(job, finalist))
+    return scores
 
 
 def _all_scores(finalist: Finalist, subject: str) -> dict[str, float]:

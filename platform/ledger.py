@@ -365,6 +365,11 @@ class Ledger:
         """Whether the search is over and finalists' test scores may be read."""
         return _CLOSED in self._attributes
 
+    @property
+    def closings(self) -> list[dict[str, Any]]:
+        """Each time that the search was over: when, and with how many trials."""
+        return [dict(closing) for closing in self._attributes.get(_CLOSED, [])]
+
     def close(self) -> None:
         """Record that the search is over, with the number of trials that it had."""
         closings = [*self._attributes.get(_CLOSED, [])]

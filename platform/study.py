@@ -15,9 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from datasets.cluster import cluster_size, run_tasks
 from datasets.errors import BadInput
 from platform.baselines import BASELINES
@@ -26,6 +23,7 @@ from platform.calibration import Calibration, Timing, parts_of
 from platform.data_jobs import decode_subject, score_baselines
 from platform.finalists import REFERENCES, TEST, score_finalist, score_references
 from platform.fold_jobs import FoldJobs, StudySteps, run_fold_jobs
+from platform.fold_models import exported, forget_fold_model, kept_fold_model
 from platform.folds import Fold, leave_one_subject_out
 from platform.ledger import (
     WINNER,
@@ -38,8 +36,9 @@ from platform.ledger import (
 )
 from platform.loop import Epochs, TrainingDiverged
 from platform.median_stopping import GRACE_EPOCHS, MIN_JOBS, MedianCurve, median_curve
-from platform.models import ARCHITECTURES
+from platform.models import ARCHITECTURES, Volumes
 from platform.own_space import check_space, checked_configuration, search_space
+from platform.packaging import Package, half_width
 from platform.products import DataSettings, StudyData
 from platform.progress import PROGRESS, Standing, showing
 from platform.provenance import code_version
@@ -47,7 +46,6 @@ from platform.racing import RacingSettings
 from platform.samplers import Proposal, propose, space_digest
 from platform.tracking import TrackedData, Tracker, TrackingSettings
 from platform.training import Job, RefitFailed, Workers, job_seed, open_data, refit
-from platform.windows import eeg_batch, window_index
 from search_spaces import SearchSpace
 
 logger = logging.getLogger(__name__)
@@ -242,14 +240,15 @@ def _search(settings: StudySettings, data: StudyData, folds: Sequence[Fold], led
         _score_baselines(settings, folds, ledger)
         ended_by = _run_trials(settings, folds, ledger, tracker)
         ledger.close()
-        winner = _track_winner(settings, data, ledger, tracker)
         further = _track_further(settings, folds, ledger, tracker)
+        winner = _track_winner(settings, data, folds, ledger, tracker)
         status = "FINISHED"
     finally:
         is_tracked = tracker.finish(status)
     if is_tracked:
         ledger.note(_WINNER_SENT, winner)
         ledger.note(_FURTHER_SENT, further)
+        _forget_fold_models(settings, folds, ledger)
     return _result(settings, data, ledger, is_tracked=is_tracked, ended_by=ended_by)
 
 
@@ -400,7 +399,9 @@ def _concurrency(settings: StudySettings) -> int:
     return min(fitting, settings.concurrency or fitting)
 
 
-def _track_winner(settings: StudySettings, data: StudyData, ledger: Ledger, tracker: Tracker) -> int | None:
+def _track_winner(
+    settings: StudySettings, data: StudyData, folds: Sequence[Fold], ledger: Ledger, tracker: Tracker
+) -> int | None:
     """Refit the winner on all subjects and send it, where this very winner did not arrive before; return its number."""
     winner = best_trial(ledger.trials)
     if winner is None or ledger.noted(_WINNER_SENT) == winner.number:
@@ -425,8 +426,52 @@ def _track_winner(settings: StudySettings, data: StudyData, ledger: Ledger, trac
     except RefitFailed as error:
         logger.warning("the winner's refit failed (%s); the same command tries it again", error)
         return ledger.noted(_WINNER_SENT)
-    tracker.send_winner(winner, model, _example(settings, data), ledger.baselines(), ledger.test_scores(winner.number))
+    packages = _packages(settings, data, folds, winner, model)
+    tracker.send_winner(
+        winner, packages, open_data(settings.data), ledger.baselines(), ledger.test_scores(winner.number)
+    )
     return winner.number
+
+
+def _packages(
+    settings: StudySettings, data: StudyData, folds: Sequence[Fold], winner: LedgerTrial, model: Volumes
+) -> dict[str, Package]:
+    """Return the winner refitted on all subjects, under "", and the models of its folds by test subject."""
+    shape = open_data(settings.data).model_shape(None)
+    origin = {"study": settings.name, "architecture": settings.architecture, "trial": winner.number}
+    kept = {fold: kept_fold_model(_winner_job(settings, winner, fold)) for fold in folds}
+    found = {fold: left for fold, left in kept.items() if left is not None}
+    widths = half_width([left.test_error_V for left in found.values()]) if found else None
+    refitted = Package(
+        program=exported(model, shape.num_channels, shape.num_samples),
+        configuration=winner.configuration,
+        trained_on=data.manifest.subjects,
+        origin=origin,
+        half_width_V=widths,
+    )
+    of_folds = {
+        fold.test: Package(
+            program=left.program,
+            configuration=winner.configuration,
+            trained_on=fold.training,
+            origin={**origin, "test_subject": fold.test},
+            half_width_V=half_width([left.validation_error_V]),
+        )
+        for fold, left in found.items()
+    }
+    return {"": refitted, **of_folds}
+
+
+def _winner_job(settings: StudySettings, winner: LedgerTrial, fold: Fold) -> Job:
+    """Return the job that trains the winner on a fold again."""
+    return dataclasses.replace(_job(settings, winner, fold), stop_after=winner.records[fold.number].best_epochs)
+
+
+def _forget_fold_models(settings: StudySettings, folds: Sequence[Fold], ledger: Ledger) -> None:
+    winner = best_trial(ledger.trials)
+    if winner is not None and settings.workers.storage:
+        for fold in folds:
+            forget_fold_model(_winner_job(settings, winner, fold))
 
 
 def _track_further(settings: StudySettings, folds: Sequence[Fold], ledger: Ledger, tracker: Tracker) -> int | None:
@@ -448,10 +493,12 @@ def _score_further(settings: StudySettings, folds: Sequence[Fold], ledger: Ledge
     """Commit the further scores of every fold that the ledger has none of yet, the winner's and the baselines'."""
     whose = f"trial-{winner.number:04d}"
     known, known_beside = ledger.further_folds(whose), ledger.further_folds(_BESIDE)
+    are_logged = ledger.noted(_WINNER_SENT) == winner.number or not settings.workers.storage
+    of_folds = {fold.number: _winner_job(settings, winner, fold) for fold in folds}
     jobs = [
-        dataclasses.replace(_job(settings, winner, fold), stop_after=winner.records[fold.number].best_epochs)
-        for fold in folds
-        if fold.number not in known
+        job
+        for fold, job in of_folds.items()
+        if fold not in known or not (are_logged or kept_fold_model(job) is not None)
     ]
     workers = settings.workers
     own = (workers.cpus, workers.gpus) if workers.count == 1 else (0, 0.0)  # its workers ask for their own
@@ -484,11 +531,6 @@ def _further(ledger: Ledger, winner: LedgerTrial | None) -> FurtherScores:
         }
         for predictor, by_fold in {WINNER: of_winner, **of_baselines}.items()
     }
-
-
-def _example(settings: StudySettings, data: StudyData) -> NDArray[np.float32]:
-    run = open_data(settings.data).runs(data.manifest.subjects[0])[0]
-    return eeg_batch([run], window_index([run])[:2]).numpy()
 
 
 def _tracked(data: StudyData) -> TrackedData:

@@ -1,4 +1,4 @@
-"""MLflow: the study as a run, its trials as child runs, the winner as a model.  The only module that knows MLflow.
+"""MLflow: the study as a run, its trials as child runs, the winner as models.
 
 Takes what the ledger holds; gives runs that can be browsed.  The ledger is the truth: where MLflow is down the search
 goes on, and what is missing is sent from the ledger later, once.  All calls are made in one background thread.
@@ -8,45 +8,31 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import mlflow
-import numpy as np
-import requests
-import torch
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
-from numpy.typing import NDArray
-from sqlalchemy.exc import SQLAlchemyError
-from torch import nn
 
 from datasets.errors import BadInput
 from datasets.storage import without_secrets
 from platform.figures import trace_figure
 from platform.ledger import WINNER, BaselineFolds, FurtherScores, Ledger, LedgerTrial, mean
+from platform.logged_model import DATA, DOWN, QUIET, SCORE, STUDY, TRIAL, log_packaged, name_fold_model, register
+from platform.packaging import Package
+from platform.products import StudyData
 
 logger = logging.getLogger(__name__)
 
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "RUNNING": "RUNNING"}
 OBJECTIVE = "validation_temporal_r_responsive"
 TEST = "test_temporal_r_responsive"
-CHAMPION = "champion"
-"""Alias, in MLflow's model registry, of a study's winner refitted on all subjects."""
+NOT_MEASURED = "What this model gives is a prediction, not a measurement."
 MAX_DIGEST = 36
 _STUDY, _TRIAL, _STATE = "eeg2fmri.study", "eeg2fmri.trial", "eeg2fmri.state"
-_DOWN = (MlflowException, requests.RequestException, SQLAlchemyError, OSError)
-_QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +57,7 @@ class Tracker:
     """Sends one study to MLflow, in the background and in order."""
 
     def __init__(self, settings: TrackingSettings, ledger: Ledger, data: TrackedData, tags: Mapping[str, str]) -> None:
-        for name, value in _QUIET.items():
+        for name, value in QUIET.items():
             os.environ.setdefault(name, value)
         for noisy in ("mlflow", "alembic"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -99,12 +85,20 @@ class Tracker:
     def send_winner(
         self,
         winner: LedgerTrial,
-        model: nn.Module,
-        example_BCS: NDArray[np.float32],
+        packages: Mapping[str, Package],
+        data: StudyData,
         baselines: Mapping[str, BaselineFolds],
         test_scores: Mapping[int, float],
     ) -> None:
-        """Send the winner of a closed study: its scores beside the baselines', its model and its figure."""
+        """Send the winner of a closed study: its scores beside the baselines', its figure and its models.
+
+        Args:
+            winner: the trial.
+            packages: its models by the subject that they were tested on, the one refitted on all under "".
+            data: what they were trained on.
+            baselines: beside which it stands.
+            test_scores: its own, by fold.
+        """
 
         def send() -> None:
             parent = self._parent_run()
@@ -114,12 +108,31 @@ class Tracker:
             trace = winner.records[min(winner.records)].trace
             with trace_figure(trace) as figure:
                 self._client.log_figure(parent, figure, "target_and_prediction.png")
-            with _fluent(self._settings.uri, parent):
-                version = _log_model(model, example_BCS, self._ledger.name)
-            self._client.set_registered_model_alias(self._ledger.name, CHAMPION, version)
+            self._send_models(parent, winner, packages, data, _note(winner, baselines, test_scores))
             self._client.set_tag(parent, "mlflow.note.content", _note(winner, baselines, test_scores))
 
         self._submit(send)
+
+    def _send_models(
+        self, parent: str, winner: LedgerTrial, packages: Mapping[str, Package], data: StudyData, note: str
+    ) -> None:
+        mlflow.set_tracking_uri(self._settings.uri)
+        architecture = str(packages[""].origin["architecture"])
+        tags = {
+            SCORE: repr(mean(winner.scores)),
+            DATA: self._data.digest,
+            STUDY: self._tags[_STUDY],
+            TRIAL: str(winner.number),
+        }
+        logged = log_packaged(parent, "model", packages[""], data)
+        of_folds = {
+            subject: log_packaged(parent, f"fold-{subject}", package, data)
+            for subject, package in packages.items()
+            if subject
+        }
+        version = register(self._client, architecture, logged, parent, tags, f"{NOT_MEASURED}\n\n{note}")
+        for subject, (uri, _) in of_folds.items():
+            name_fold_model(self._client, architecture, version, subject, uri)
 
     def send_further(self, further: FurtherScores) -> None:
         """Send all further test scores of a closed study's winner, and of the baselines beside it."""
@@ -156,7 +169,7 @@ class Tracker:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # MLflow's own; this thread has no user to warn
                 send()
-        except _DOWN as error:
+        except DOWN as error:
             if not self._is_down:
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 logger.warning("MLflow cannot be reached (%s); the search goes on, the ledger keeps all", reason)
@@ -174,7 +187,7 @@ class Tracker:
             **({"uses": trial.uses} if trial.uses else {}),
         }
         run_id = self._run_with(f"trial-{trial.number:04d}", tags, {_TRIAL: str(trial.number)})
-        self._client.log_batch(run_id, params=_params(trial.configuration))
+        self._client.log_batch(run_id, params=_params(trial.configuration), metrics=_costs(trial))
         scores = trial.scores
         if scores:
             mean, at = sum(scores.values()) / len(scores), len(trial.late)
@@ -238,34 +251,6 @@ def check_tracking(settings: TrackingSettings) -> None:
             f"--tracking must be a database or server (one of {', '.join(known)}...), but got "
             f"{without_secrets(settings.uri)}; for example sqlite:////absolute/path/mlflow.db"
         )
-
-
-@contextmanager
-def _fluent(uri: str, run_id: str) -> Iterator[None]:
-    mlflow.set_tracking_uri(uri)
-    with mlflow.start_run(run_id=run_id):
-        yield
-
-
-def _log_model(model: nn.Module, example_BCS: NDArray[np.float32], name: str) -> str:
-    """Log the model to the present run, register it under a name and return its version there."""
-    model = model.eval()
-    with torch.inference_mode():
-        volumes_BV = model(torch.from_numpy(example_BCS)).numpy()
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *example_BCS.shape[1:]))]),
-        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *volumes_BV.shape[1:]))]),
-    )
-    logged = mlflow.pytorch.log_model(
-        model,
-        name="model",
-        registered_model_name=name,
-        signature=signature,
-        pip_requirements=["torch"],
-        serialization_format="pt2",
-        input_example=example_BCS,
-    )
-    return str(logged.registered_model_version)
 
 
 def _comparison(
@@ -349,6 +334,11 @@ def _winner_tags(winner: LedgerTrial) -> list[RunTag]:
 def _progress(trial: LedgerTrial) -> str:
     """Return how far a trial is: what came after it was told is sent, too."""
     return f"{trial.state} and {len(trial.late)} late" if trial.late else trial.state
+
+
+def _costs(trial: LedgerTrial) -> list[Metric]:
+    costs = {"cost/seconds": trial.seconds, "cost/fold_jobs": float(trial.num_jobs)}
+    return [Metric(key, value, 0, len(trial.late)) for key, value in costs.items()]
 
 
 def _params(configuration: Mapping[str, Any]) -> list[Param]:

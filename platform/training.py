@@ -377,6 +377,11 @@ class TrainedFold:
     history: History
 
 
+def whole_model(job: Job, trained: TrainedFold) -> Volumes:
+    """Return what a fold trained as a model from EEG to voxels, on the CPU."""
+    return Volumes(trained.model, trained.basis_KV, _features(job, trained.data)).cpu()
+
+
 def train_fold(job: Job, worker: Worker) -> TrainedFold:
     """Train a fold job, or one worker's share of it, scored after every epoch."""
     fold = job.fold

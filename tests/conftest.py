@@ -147,7 +147,7 @@ def _arguments(folder: Path, ports: dict[str, int], store: ObjectStore) -> list[
         "master.telemetry": "false",
         "master.volumeSizeLimitMB": 1024,
         "volume.max": 20,
-        "volume.minFreeSpace": "50MiB",  # not 1 % of the disk: a nearly full large one would take no file, and not say so
+        "volume.minFreeSpace": "50MiB",  # not 1 % of the disk: a nearly full one would take no file
         "filer": "true",
         "filer.localSocket": folder / "filer.sock",
         "s3": "true",

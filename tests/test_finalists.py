@@ -85,7 +85,7 @@ def references(whole) -> dict[str, dict[str, float]]:
     [
         ("band_power", {}),
         ("band_power", {"output_rank": 0, "schedule": "plateau", "weight_average": 0.9}),
-        ("transformer", {"optimizer": "schedule_free", "dropout": 0.2}),
+        ("transformer", {"optimizer": "schedule_free", "dropout": 0.2, "width": 16, "num_heads": 2}),
     ],
     ids=["band_power", "all voxels, plateau, average", "transformer, schedule_free"],
 )

@@ -17,21 +17,27 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from small_study import NUM_VOXELS, RATE_HZ, write_small_study
 from torch import nn
 
 from conftest import free_ports
 from datasets.errors import BadInput
+from platform.fold_models import exported
 from platform.ledger import FoldRecord, Ledger, open_ledger
+from platform.logged_model import CHAMPION, fetch
 from platform.models import Volumes
+from platform.packaging import Package
+from platform.portable import PortableModel
+from platform.products import DataSettings, StudyData
 from platform.samplers import propose
-from platform.tracking import CHAMPION, OBJECTIVE, TrackedData, Tracker, TrackingSettings, check_tracking
+from platform.tracking import OBJECTIVE, TrackedData, Tracker, TrackingSettings, check_tracking
 from search_spaces import SEARCH_SPACES
 
 DIGEST = "0123456789abcdef" * 4
 DATA = TrackedData(uri="s3://bucket/shards", digest=DIGEST)
 NUM_FOLDS = 3
 COMPLETE, PRUNED, FAILED = 0, 1, 2
-CHANNELS, SAMPLES, PATTERNS, VOXELS = 3, 20, 4, 6
+CHANNELS, SAMPLES, PATTERNS = 4, 30 * 125, 4
 START_SECONDS = 90.0
 LISTED = 1000
 
@@ -328,7 +334,10 @@ def test_a_server_that_is_down_stops_nothing_and_gets_all_of_it_later(study, cap
 @pytest.fixture(scope="module")
 def winner(tmp_path_factory, server) -> tuple[Study, Volumes]:
     """A closed study whose winner was sent, and the winner's model."""
-    study = Study(ledger=made_ledger(tmp_path_factory.mktemp("winner"), "winner"), uri=server, experiment="winner")
+    folder = tmp_path_factory.mktemp("winner")
+    study = Study(ledger=made_ledger(folder, "winner"), uri=server, experiment="winner")
+    shards = write_small_study(folder / "shards", subjects=1, runs=1)
+    data = StudyData(DataSettings(shards=str(shards), cache_folder=str(folder / "cache")))
     for fold in range(NUM_FOLDS):
         study.ledger.commit_baselines(fold, {"zero": (0.0, 0.0), "ridge": (0.1 + fold, 0.2 + fold)})
     study.ledger.close()
@@ -336,10 +345,16 @@ def winner(tmp_path_factory, server) -> tuple[Study, Volumes]:
     before = mlflow.get_tracking_uri()
     tracker = study.tracker()
     tracker.send_missing(study.ledger.trials)
+    package = Package(
+        program=exported(model, CHANNELS, SAMPLES),
+        configuration={},
+        trained_on=("sub-01",),
+        origin={"architecture": "small"},
+    )
     tracker.send_winner(
         study.ledger.trials[COMPLETE],
-        model,
-        example(2),
+        {"": package, "sub-07": package},
+        data,
         study.ledger.baselines(),
         study.ledger.test_scores(COMPLETE),
     )
@@ -353,30 +368,46 @@ def small_model() -> Volumes:
     inner = nn.Sequential(
         nn.Flatten(), nn.Linear(CHANNELS * SAMPLES, 8), nn.Dropout(0.5), nn.GELU(), nn.Linear(8, PATTERNS)
     )
-    return Volumes(inner, torch.randn(PATTERNS, VOXELS))
+    return Volumes(inner, torch.randn(PATTERNS, NUM_VOXELS))
 
 
-def example(batch: int) -> np.ndarray:
-    return np.random.default_rng(batch).standard_normal((batch, CHANNELS, SAMPLES)).astype(np.float32)
-
-
-@pytest.mark.parametrize("batch", [1, 5])
-def test_the_champion_loads_again_and_predicts_the_same_for_any_batch(winner, batch):
+@pytest.mark.parametrize("fold", ["", "sub-07"])
+def test_a_logged_model_loads_without_this_project_and_predicts_from_an_array(winner, fold, tmp_path):
     study, model = winner
+    name = "models:/eeg2fmri-small@champion"
     mlflow.set_tracking_uri(study.uri)
-    loaded = mlflow.pytorch.load_model(f"models:/{study.ledger.name}@{CHAMPION}")
-    eeg = torch.from_numpy(example(batch))
+    eeg_CN = np.random.default_rng(0).standard_normal((CHANNELS, 40 * RATE_HZ)).astype(np.float32)
+    portable = PortableModel(fetch(name, study.uri, tmp_path, fold))
+    seen = torch.from_numpy(portable.seen(portable.prepared(eeg_CN, RATE_HZ)).astype(np.float32))
+    windows = torch.stack([seen[:, at : at + SAMPLES] for at in range(0, 5 * SAMPLES // 15, SAMPLES // 15)])
     with torch.inference_mode():
-        expected = model.eval()(eeg)
-        predicted = loaded(eeg)
-    assert predicted.shape == (batch, VOXELS)
-    torch.testing.assert_close(predicted, expected)
+        expected = model.eval()(windows).numpy()
+    loaded = mlflow.pyfunc.load_model(name)
+    predicted = loaded.predict(eeg_CN)
+    assert type(loaded._model_impl).__module__ == "eeg2fmri_model.portable"
+    assert predicted.shape == (5, NUM_VOXELS)
+    np.testing.assert_allclose(predicted, expected, atol=1e-5)
 
 
-def test_the_champion_belongs_to_the_studys_run(winner):
+@pytest.mark.parametrize(
+    ("name", "fold", "message"),
+    [
+        ("models:/eeg2fmri-small@champion", "sub-99", "no fold model of sub-99; it has sub-07"),
+        ("models:/nobody@champion", "", "cannot fetch models:/nobody@champion"),
+        ("runs:/1/model", "sub-07", "--fold needs a registered model"),
+    ],
+)
+def test_a_model_that_is_not_there_is_refused_in_one_line(winner, name, fold, message, tmp_path):
+    with pytest.raises(BadInput, match=message):
+        fetch(name, winner[0].uri, tmp_path, fold)
+
+
+def test_the_champion_belongs_to_the_studys_run_and_says_what_it_is(winner):
     study, _ = winner
-    version = study.client.get_model_version_by_alias(study.ledger.name, CHAMPION)
+    version = study.client.get_model_version_by_alias("eeg2fmri-small", CHAMPION)
     assert version.run_id == study.runs()["winner"].info.run_id
+    assert version.description.startswith("What this model gives is a prediction, not a measurement.")
+    assert version.tags["eeg2fmri.data"] == DIGEST
 
 
 def test_the_figure_the_comparison_and_the_note_stand_at_the_studys_run(winner, tmp_path):
