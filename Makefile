@@ -1,6 +1,8 @@
 # `make` lists what there is.  Everything is installed into .venv, at the exact versions of requirements.lock.
 
 DEMO ?= $(CURDIR)/.demo
+STACK ?= $(CURDIR)/.stack
+STACK_OPTIONS ?=
 SIMULATE_OPTIONS ?= --subjects 6 --runs 2 --volumes 150 --workers 2
 PREPARE_OPTIONS ?= --workers 2 --registration affine --no-motion
 # Further scores of the winner would take longer than all the rest.
@@ -17,7 +19,7 @@ SUPPORTED := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_in
 LOCAL := env -u RAY_ADDRESS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup search test test-long bench lint format lock clean
+.PHONY: help setup search test test-long bench stack stack-stop lint format lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +39,12 @@ test-long: lint  ## the same with every test
 
 bench: $(VENV)/.installed-dev  ## run every benchmark, print one table (docs/measurements.md)
 	@$(LOCAL) $(PYTHON) -m benchmarks
+
+stack: $(VENV)/.installed-dev  ## start object storage, PostgreSQL, MLflow and Ray on this machine (into STACK=.stack)
+	$(LOCAL) $(PYTHON) -m deploy.stack start $(STACK) $(STACK_OPTIONS)
+
+stack-stop: $(VENV)/.installed-dev  ## stop what make stack started
+	$(LOCAL) $(PYTHON) -m deploy.stack stop $(STACK) $(STACK_OPTIONS)
 
 lint: $(VENV)/.installed-dev  ## check style and types
 	$(PYTHON) -m ruff check
