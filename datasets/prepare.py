@@ -6,6 +6,7 @@ Arguments and order only: the steps themselves are ``datasets.preparation``'s.
 import argparse
 import itertools
 import logging
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -299,7 +300,7 @@ def described(storage: Storage, manifest: Manifest, what: str) -> str:
         f"{what}: {len(manifest.shards)} shards of {len(manifest.subjects)} subjects, {size_mb:.0f} MB",
         f"at {storage.uri}",
         *(f"skipped {each.recording}: {each.reason}" for each in manifest.skipped),
-        f"next: python -m platform.search transformer --shards {storage.uri}",
+        f"next: python -m platform.search transformer --shards {shlex.quote(storage.uri)}",
     ]
     return "\n".join(lines)
 

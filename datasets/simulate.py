@@ -5,11 +5,13 @@ Takes a folder and settings; gives recordings for ``python -m datasets.prepare``
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.command_line import CommandParser, positive_integer, run_command
+from datasets.errors import BadInput
 from datasets.simulator.levels import LEVELS
 from datasets.simulator.shards import DEFAULT_EEG_RATE_HZ, simulate_shards
 from datasets.simulator.study import EEG_FILES, LAYOUTS, SimulationSettings, simulate_study, truth_folder
@@ -19,7 +21,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """Parse the command line."""
     usual, workers = SimulationSettings(), max(1, (os.cpu_count() or 1) // 2)
     parser = CommandParser(prog="python -m datasets.simulate", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the study; the truth goes to OUT-truth")
+    parser.add_argument("out", metavar="OUT", help="folder of the study; the truth goes to OUT-truth")
     parser.add_argument("--fast", action="store_true", help="write prepared shards into OUT, without recordings")
     parser.add_option(
         "--eeg-rate", type=positive_integer, default=DEFAULT_EEG_RATE_HZ, help="Hz of the EEG in --fast shards"
@@ -46,7 +48,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def main() -> None:
     """Simulate a study and say where it lies."""
     chosen = parse_arguments()
-    study = chosen.out.expanduser().resolve()
+    if "://" in chosen.out:
+        raise BadInput(f"OUT must be a local folder, but got {chosen.out}; datasets.prepare writes to object storage")
+    study = Path(chosen.out).expanduser().resolve()
+    shown = shlex.quote(str(study))
     settings = SimulationSettings(
         subjects=chosen.subjects,
         runs=chosen.runs,
@@ -58,10 +63,11 @@ def main() -> None:
     )
     if chosen.fast:
         simulate_shards(study, settings, chosen.workers, chosen.eeg_rate)
-        print(f"shards: {study}\ntruth:  {truth_folder(study)}\nnext:   python -m platform.search transformer {study}")
+        print(f"shards: {study}\ntruth:  {truth_folder(study)}")
+        print(f"next:   python -m platform.search transformer --shards {shown}")
         return
     simulate_study(study, settings, chosen.workers)
-    print(f"study: {study}\ntruth: {truth_folder(study)}\nnext:  python -m datasets.prepare {study} SHARDS")
+    print(f"study: {study}\ntruth: {truth_folder(study)}\nnext:  python -m datasets.prepare {shown} SHARDS")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from datasets.simulator import runs as simulated_runs
 from datasets.simulator.bold import neural_bold
 from datasets.simulator.sources import Activity
 from datasets.simulator.study import SimulationSettings, runs_of, simulate_study, truth_folder
+from platform import search
 
 TINY = SimulationSettings(subjects=2, runs=2, volumes=20, seed=3)
 """A study that takes some five seconds."""
@@ -178,6 +180,23 @@ def test_the_command_prints_where_the_study_lies_and_what_comes_next(
     monkeypatch.setattr("sys.argv", [*words, "--signal=none"])
     assert run_command(main) == 2
     assert "signal is easy there, not none" in capsys.readouterr().err
+
+
+def test_object_storage_is_refused_in_one_line_and_no_folder_is_made_of_its_name(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["simulate", "--fast", "s3://bucket/shards"])
+    assert run_command(main) == 2
+    assert "OUT must be a local folder, but got s3://bucket/shards" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_command_that_comes_next_is_one_that_the_search_understands(tmp_path, monkeypatch, capsys) -> None:
+    words = ["simulate", "--fast", str(tmp_path / "a study"), "--subjects=4", "--runs=1", "--volumes=40", "--workers=1"]
+    monkeypatch.setattr("sys.argv", words)
+    assert run_command(main) == 0
+    _, command = capsys.readouterr().out.split("next:")
+    monkeypatch.setattr("sys.argv", shlex.split(command)[2:])
+    assert search.parse_arguments().shards == str(tmp_path / "a study")
 
 
 @pytest.mark.parametrize(
