@@ -11,7 +11,9 @@ from benchmarks import (
     published_contrast,
     search_overhead,
     shard_formats,
+    tracking,
     training,
+    truth,
 )
 from benchmarks.arena import __main__ as arena
 from benchmarks.table import print_table
@@ -24,6 +26,8 @@ BENCHMARKS = {
     "published_contrast": published_contrast,
     "fold_jobs": fold_jobs,
     "search_overhead": search_overhead,
+    "tracking": tracking,
+    "truth": truth,
     "motion": motion,
     "preparation": preparation,
     "arena": arena,

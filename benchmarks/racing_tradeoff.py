@@ -57,6 +57,14 @@ def simulated(seed: int, noise: float, num_trials: int = NUM_TRIALS, num_folds: 
 
 def play(scores_TF: Array, settings: RacingSettings) -> tuple[int, int]:
     """Return how many fold jobs a study takes, and which trial it chooses."""
+    num_jobs, trials = played(scores_TF, settings)
+    folds = range(settings.num_folds)
+    whole = [each.number for each in trials if all(each.score_of(fold) is not None for fold in folds)]
+    return num_jobs, max(whole, key=lambda number: float(scores_TF[number].mean()))
+
+
+def played(scores_TF: Array, settings: RacingSettings) -> tuple[int, list[TrialProgress]]:
+    """Return how many fold jobs a study takes, and its trials with the scores that they have in the end."""
     race = Race(settings)
     trials: list[TrialProgress] = []
     num_jobs = 0
@@ -66,9 +74,7 @@ def play(scores_TF: Array, settings: RacingSettings) -> tuple[int, int]:
         elif isinstance(step, RunFold):
             num_jobs += step.repeat == 0
             trials[step.trial] = _recorded(race, trials, step, float(scores_TF[step.trial, step.fold]))
-    folds = range(settings.num_folds)
-    whole = [each.number for each in trials if all(each.score_of(fold) is not None for fold in folds)]
-    return num_jobs, max(whole, key=lambda number: float(scores_TF[number].mean()))
+    return num_jobs, trials
 
 
 def _recorded(race: Race, trials: Sequence[TrialProgress], step: RunFold, score: float) -> TrialProgress:

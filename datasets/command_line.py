@@ -7,12 +7,14 @@ import argparse
 import errno
 import logging
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from datasets.errors import BadInput, may_pass
+from datasets.storage import without_secrets
 
 ENVIRONMENT_PREFIX = "EEG2FMRI_"
 EXIT_BAD_INPUT = 2
@@ -49,6 +51,18 @@ class CommandParser(argparse.ArgumentParser):
         arguments: argparse.Namespace = super().parse_args([*self._from_environment(), *given], namespace)
         vars(arguments).pop(argparse.SUPPRESS, None)  # what the end of a list left
         return arguments
+
+    def spelled_out(self, arguments: argparse.Namespace) -> str:
+        """Return the command that gives these arguments, wherever they came from; credentials are left out."""
+        words = ["python", *self.prog.split()[1:]]
+        for action in self._actions:
+            value = getattr(arguments, action.dest, action.default)
+            if value == action.default and action.option_strings:
+                continue
+            many = value if isinstance(value, list) else [value]
+            given = [] if action.nargs == 0 else [without_secrets(str(each)) for each in many if each is not None]
+            words += [*action.option_strings[-1:], *given]
+        return shlex.join(words)
 
     def error(self, message: str) -> NoReturn:
         """Refuse in one line; where an option's value may come from the environment, name the variable."""

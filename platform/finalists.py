@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 
 from datasets.errors import BadInput
 from platform.baselines import BASELINES, BaselineRun, score_fitted
+from platform.brain_maps import brain_maps, keep_brain_maps, maps_name
 from platform.calibration import CALIBRATIONS, CURVE_MINUTES, Timing, parts_of
 from platform.data_jobs import baseline_runs
 from platform.fold_models import FoldModel, exported, keep_fold_model
 from platform.folds import Fold
 from platform.image_scores import SubjectImage, image_scores
 from platform.loop import TrainingDiverged, Worker, predict
+from platform.nulls import circular_shift_p
 from platform.products import DataSettings, StudyData
 from platform.training import (
     Job,
@@ -179,6 +181,15 @@ def beyond_known(finalist: Finalist, subject: str) -> Scores:
     return finalist.beside.unique_r(finalist.over_weighing_voxels, subject, repetition_time_s)
 
 
+def against_shifts(finalist: Finalist, subject: str) -> Scores:
+    """Return how often the subject's predictions score as high when turned round in time; it describes the subject."""
+    beside = finalist.beside
+    volumes = [run.volumes_TV for run in beside.runs[subject]]
+    repetition_time_s = finalist.data.manifest.layout.repetition_time_s
+    p = circular_shift_p(finalist.over_weighing_voxels[subject], volumes, beside.weights_W, repetition_time_s)
+    return {"circular_shift_p": p}
+
+
 def after_calibration(finalist: Finalist, subject: str) -> Scores:
     """Return the objective after 0, 1, 2, ... minutes of calibration, all on the windows that the longest leaves."""
     return {
@@ -192,6 +203,7 @@ FINALIST_SCORES: dict[str, Callable[[Finalist, str], Scores]] = {
     "objective": objective,
     "volumes": over_all_voxels,
     "unique_r": beyond_known,
+    "circular_shift": against_shifts,
     "calibration": after_calibration,
 }
 """From a trained finalist and a subject that it is scored on to scores by name."""
@@ -311,6 +323,9 @@ def _trained_and_scored(job: Job, worker: Worker) -> dict[str, Scores]:
         VALIDATION: _mean_scores([first, second]),
     }
     if job.storage:
+        test = trained.fold.test
+        maps = brain_maps(finalist.data, test, (finalist.prediction(run) for run in finalist.data.runs(test)))
+        keep_brain_maps(job.storage, maps_name(job.digest), maps)
         keep_fold_model(job, fold_model(job, finalist))
     return scores
 

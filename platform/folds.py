@@ -1,8 +1,9 @@
-"""Split subjects into leave-one-subject-out folds.
+"""Split subjects into folds: one left out, or two; and lock subjects away before that.
 
-Takes the subjects that a manifest names and the study's seed; gives one fold per subject.
+Takes the subjects that a manifest names and the study's seed; gives folds, in an order that all trials share.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,11 +12,16 @@ import numpy as np
 from datasets.errors import BadInput
 
 MIN_SUBJECTS = 4
+_LOCKING = 1
+"""Keeps the draw of locked-away subjects apart from that of the folds' order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fold:
-    """One subject held out for testing, two for validation, all others for training."""
+    """One subject held out for testing, two for validation, all others for training.
+
+    Where two are left out, both validate, each for the other, and the test subject is one of them.
+    """
 
     number: int
     test: str
@@ -38,8 +44,51 @@ def leave_one_subject_out(subjects: Sequence[str], seed: int) -> list[Fold]:
             f"a fold needs {MIN_SUBJECTS} or more subjects (one tests, two validate, the others train), "
             f"but the shards hold {len(subjects)}: {', '.join(subjects) or 'none'}; prepare more subjects"
         )
-    order = [str(subject) for subject in np.random.default_rng(seed).permutation(sorted(subjects))]
+    order = _shuffled(subjects, np.random.default_rng(seed))
     return [_fold_at(order, number) for number in range(len(order))]
+
+
+def leave_two_subjects_out(subjects: Sequence[str], seed: int) -> list[Fold]:
+    """Return one fold per unordered pair of subjects: both validate, each for the other, and one is called the test.
+
+    All others train.  The pairs stand in an order drawn from the seed.
+
+    Raises:
+        BadInput: where there are fewer than 4 subjects, or one of them stands twice.
+    """
+    num_subjects = len(leave_one_subject_out(subjects, seed))
+    rng = np.random.default_rng(seed)
+    order = _shuffled(subjects, rng)
+    pairs = list(itertools.combinations(range(num_subjects), 2))
+    shuffled = [pairs[at] for at in rng.permutation(len(pairs))]
+    return [_fold_of_pair(order, number, *pair) for number, pair in enumerate(shuffled)]
+
+
+def lock_away(subjects: Sequence[str], number: int, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the subjects that stay, and those drawn from the seed to be in no fold, both sorted.
+
+    Raises:
+        BadInput: where too few would stay for folds.
+    """
+    if number and len(subjects) - number < MIN_SUBJECTS:
+        num_left = max(0, len(subjects) - number)
+        raise BadInput(
+            f"--lock-away {number} leaves {num_left} of {len(subjects)} subjects for folds, which "
+            f"need {MIN_SUBJECTS} or more; lock away fewer, or prepare more subjects"
+        )
+    order = _shuffled(subjects, np.random.default_rng([seed, _LOCKING]))
+    return tuple(sorted(order[number:])), tuple(sorted(order[:number]))
+
+
+def _shuffled(subjects: Sequence[str], rng: np.random.Generator) -> list[str]:
+    return [str(subject) for subject in rng.permutation(sorted(subjects))]
+
+
+def _fold_of_pair(order: Sequence[str], number: int, first: int, second: int) -> Fold:
+    """Return a pair's fold; which of the two is called the test goes round, so that each is as often."""
+    test = second if (second - first) * 2 <= len(order) else first
+    training = tuple(sorted(subject for at, subject in enumerate(order) if at not in (first, second)))
+    return Fold(number=number, test=order[test], validation=(order[first], order[second]), training=training)
 
 
 def _fold_at(order: Sequence[str], number: int) -> Fold:

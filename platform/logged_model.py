@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import mlflow
 import numpy as np
 import requests
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
@@ -37,7 +39,7 @@ QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 """Environment variables that keep MLflow's client brief: no telemetry, no minutes of retries, no progress bars."""
-SCORE, DATA, STUDY, TRIAL = "eeg2fmri.score", "eeg2fmri.data", "eeg2fmri.study", "eeg2fmri.trial"
+SCORE, DATA, STUDY, TRIAL = "eeg2fmri.corrected_score", "eeg2fmri.data", "eeg2fmri.study", "eeg2fmri.trial"
 _FOLD = "eeg2fmri.fold."
 _REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 _EXAMPLE_SECONDS, _EXAMPLE_HZ = 40, 125.0
@@ -45,10 +47,32 @@ _EXAMPLE_SECONDS, _EXAMPLE_HZ = 40, 125.0
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """What decides which of two models is the champion: a score, and the digest of the data that it was made on."""
+    """What decides which of two models is the champion.
 
-    score: float
+    Attributes:
+        score: corrected for having been chosen; None where it could not be estimated.
+        data: digest of the data that it was made on.
+        is_control: whether it was trained so that its score says nothing of EEG and BOLD, as on swapped runs.
+    """
+
+    score: float | None
     data: str
+    is_control: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Winner:
+    """Which study's which trial a registered model is, and where it is logged."""
+
+    architecture: str
+    study: str
+    trial: int
+    run_id: str
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """By these its version in the registry is found again."""
+        return {STUDY: self.study, TRIAL: str(self.trial)}
 
 
 def registered_name(architecture: str) -> str:
@@ -57,10 +81,14 @@ def registered_name(architecture: str) -> str:
 
 
 def alias_of(new: Standing, champion: Standing | None) -> str:
-    """Return a new model's alias: champion where there is none yet, or where it is better on the same data."""
-    if champion is None or (new.data == champion.data and new.score > champion.score):
+    """Return a new model's alias: champion where there is none, or where it is better on the same data; "" for none."""
+    if new.is_control:
+        return ""
+    if champion is None:
         return CHAMPION
-    return CHALLENGER
+    if new.data != champion.data or new.score is None:
+        return CHALLENGER
+    return CHAMPION if champion.score is None or new.score > champion.score else CHALLENGER
 
 
 def log_packaged(run_id: str, name: str, package: Package, data: StudyData) -> tuple[str, str]:
@@ -97,25 +125,54 @@ def example(num_channels: int) -> NDArray[np.float32]:
     return np.rint(10 * noise).astype(np.float32)
 
 
-def register(
-    client: MlflowClient, architecture: str, logged: tuple[str, str], run_id: str, tags: dict[str, str], card: str
-) -> str:
-    """Register a logged model under its architecture, with its alias, and return its version."""
-    name = registered_name(architecture)
+def register(client: MlflowClient, winner: Winner, packages: Mapping[str, Package], data: StudyData) -> None:
+    """Log and register a winner's models, those that are not there yet; MLflow's tracking URI must be set.
+
+    Args:
+        client: MLflow's.
+        winner: whose they are.
+        packages: the one refitted on all subjects under "", those of its folds by test subject.
+        data: what they were trained on.
+    """
+    name = registered_name(winner.architecture)
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
-    version = client.create_model_version(name, logged[0], run_id, tags=tags, description=card, model_id=logged[1])
+    version = _version_of(client, winner)
+    if version is None:
+        uri, model_id = log_packaged(winner.run_id, "model", packages[""], data)
+        tags = {**winner.tags, DATA: data.manifest.digest}
+        version = client.create_model_version(name, uri, winner.run_id, tags=tags, model_id=model_id)
+    for subject, package in packages.items():
+        tag = f"{_FOLD}{subject}"
+        if subject and tag not in version.tags:
+            uri, _ = log_packaged(winner.run_id, f"fold-{subject}", package, data)
+            client.set_model_version_tag(name, version.version, tag, uri)
+
+
+def describe(client: MlflowClient, winner: Winner, standing: Standing, card: str) -> None:
+    """Give a registered model its card, its score and its alias; nothing where it is not registered."""
+    name, version = registered_name(winner.architecture), _version_of(client, winner)
+    if version is None:
+        return
+    client.update_model_version(name, version.version, card)
+    if standing.score is not None:
+        client.set_model_version_tag(name, version.version, SCORE, repr(standing.score))
     before = _champion(client, name)
-    alias = alias_of(Standing(score=float(tags[SCORE]), data=tags[DATA]), before and before[1])
+    if before is not None and before[0] == version.version:
+        return
+    alias = alias_of(standing, before and before[1])
     if alias == CHAMPION and before is not None:
         client.set_registered_model_alias(name, CHALLENGER, before[0])
-    client.set_registered_model_alias(name, alias, version.version)
-    return str(version.version)
+    if alias:
+        client.set_registered_model_alias(name, alias, version.version)
 
 
-def name_fold_model(client: MlflowClient, architecture: str, version: str, subject: str, uri: str) -> None:
-    """Say at a registered version which logged model never saw a subject."""
-    client.set_model_version_tag(registered_name(architecture), version, f"{_FOLD}{subject}", uri)
+def _version_of(client: MlflowClient, winner: Winner) -> ModelVersion | None:
+    """Return a winner's registered version, the first where a lost answer made two; None where there is none."""
+    wanted = [f"name = '{registered_name(winner.architecture)}'"]
+    wanted += [f"tags.`{tag}` = '{value}'" for tag, value in winner.tags.items()]
+    found = client.search_model_versions(" and ".join(wanted))
+    return min(found, key=lambda version: int(version.version), default=None)
 
 
 def fetch(model: str, tracking_uri: str, folder: Path, fold: str = "") -> Path:
@@ -164,6 +221,5 @@ def _champion(client: MlflowClient, name: str) -> tuple[str, Standing] | None:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
         raise
-    if SCORE not in version.tags:
-        return None
-    return str(version.version), Standing(score=float(version.tags[SCORE]), data=version.tags.get(DATA, ""))
+    score = float(version.tags[SCORE]) if SCORE in version.tags else None
+    return str(version.version), Standing(score=score, data=version.tags.get(DATA, ""))

@@ -49,12 +49,16 @@ PRODUCTS_VERSION = 6
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """Which data a study reads, and how: all that its scores depend on besides configurations and seeds."""
+    """Which data a study reads, and how: all that its scores depend on besides configurations and seeds.
+
+    ``flipped`` names subjects whose BOLD is read times -1, for a null (``platform.flipped_data``).
+    """
 
     shards: str
     cache_folder: str
     rate_hz: int = 125
     pairing: str = "recorded"
+    flipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,9 +24,11 @@ from platform.budgets import Budgets
 from platform.calibration import MIN_CALIBRATION_MINUTES, Calibration
 from platform.loop import Epochs
 from platform.models import ADAPTERS, ARCHITECTURES
+from platform.nulls import NUM_FLIPS
 from platform.own_space import search_space
 from platform.products import DataSettings
 from platform.progress import PROGRESS
+from platform.protocols import PROTOCOLS
 from platform.racing import RACINGS
 from platform.samplers import SAMPLERS
 from platform.study import StudySettings, check_data, search
@@ -62,21 +64,33 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line and the environment."""
-    parser = CommandParser(
-        prog="python -m platform.search",
-        description="Search configurations of one architecture over leave-one-subject-out folds.\n"
+    parser = search_parser(
+        "python -m platform.search",
+        "Search configurations of one architecture over leave-one-subject-out folds.\n"
         "The same command goes on where it was stopped.",
     )
+    arguments = parser.parse_args()
+    arguments.command = parser.spelled_out(arguments)
+    check_architecture(arguments)
+    return arguments
+
+
+def search_parser(prog: str, description: str, num_trials: int = 64) -> CommandParser:
+    """Return a parser of all that a search is told."""
+    parser = CommandParser(prog=prog, description=description)
     parser.add_argument("architecture", metavar="ARCHITECTURE", help=f"one of: {', '.join(ARCHITECTURES)}")
     _add_places(parser)
-    _add_search(parser)
+    _add_search(parser, num_trials)
     _add_resources(parser)
-    arguments = parser.parse_args()
+    return parser
+
+
+def check_architecture(arguments: argparse.Namespace) -> None:
+    """Refuse an architecture that is not there."""
     if arguments.architecture in ADAPTERS:
         _check_adapter(arguments.architecture)
     if arguments.architecture not in ARCHITECTURES:
         raise BadInput(f"ARCHITECTURE must be one of {', '.join(ARCHITECTURES)}, but got {arguments.architecture}")
-    return arguments
 
 
 def _check_adapter(architecture: str) -> None:
@@ -131,10 +145,16 @@ def study_settings(arguments: argparse.Namespace) -> StudySettings:
         concurrency=arguments.concurrency,
         time_budget_s=arguments.time_budget * 60 if arguments.time_budget else math.inf,
         finalist_scores=not arguments.no_finalist_scores,
+        report=not arguments.no_report,
         job_timeout_s=arguments.job_timeout * 60 if arguments.job_timeout else math.inf,
         budgets=_budgets(arguments),
         median_stopping=arguments.median_stopping,
         progress=arguments.progress,
+        command=arguments.command,
+        protocol=arguments.protocol,
+        lock_away=arguments.lock_away,
+        null_flips=arguments.null_flips,
+        null_repeats=arguments.null_repeats,
     )
 
 
@@ -209,10 +229,10 @@ def _add_places(parser: CommandParser) -> None:
     parser.add_option("--shared-disk", action="store_true", help="all nodes see the local paths given (NFS)")
 
 
-def _add_search(parser: CommandParser) -> None:
+def _add_search(parser: CommandParser, num_trials: int) -> None:
     add = parser.add_option
     add("--study", metavar="NAME", help="the study's name (else the architecture's)")
-    add("--trials", metavar="N", type=positive_integer, default=64, help="configurations to try")
+    add("--trials", metavar="N", type=positive_integer, default=num_trials, help="configurations to try")
     add("--time-budget", metavar="MINUTES", type=positive_number, help="minutes after which no fold job starts")
     add("--fold-jobs", metavar="N", type=positive_integer, help="fold jobs of the search, at the most")
     add("--gpu-hours", metavar="H", type=positive_number, help="GPU hours after which no fold job starts")
@@ -270,7 +290,36 @@ def _add_search(parser: CommandParser) -> None:
         default="auto",
         help="a live table, plain lines or JSON lines; auto: by terminal",
     )
+    add(
+        "--protocol",
+        choices=sorted(PROTOCOLS),
+        default="loso",
+        help="loso: one subject is left out; nested: every pair of subjects, for a score that nothing was chosen by "
+        "(needs --sampler random or qmc, --racing none, --finalists 0)",
+    )
+    add(
+        "--lock-away",
+        metavar="N",
+        type=natural_number,
+        default=0,
+        help="subjects, drawn from the seed, that are in no fold and scored once when the search is over",
+    )
+    add(
+        "--null-flips",
+        metavar="N",
+        type=natural_number,
+        default=NUM_FLIPS,
+        help="ridge fits with the BOLD of random subjects upside down, the null of ridge's score; 0 for none",
+    )
+    add(
+        "--null-repeats",
+        metavar="N",
+        type=natural_number,
+        default=0,
+        help="trainings of the best configuration, on all folds, with BOLD so flipped: the null of its score",
+    )
     add("--no-finalist-scores", action="store_true", help="do not train the winner again for its further scores")
+    add("--no-report", action="store_true", help="do not send MLflow the study's report")
     add("--pairing", choices=sorted(PAIRINGS), default="recorded", help="run-swapped: a control without coupling")
 
 

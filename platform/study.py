@@ -8,7 +8,6 @@ import functools
 import logging
 import math
 import re
-import statistics
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -17,14 +16,17 @@ from typing import Any
 
 from datasets.cluster import cluster_size, run_tasks
 from datasets.errors import BadInput
+from platform.after_search import LOCKED_AWAY, NESTED, NULLS, Afterwards, refit_epochs
 from platform.baselines import BASELINES
+from platform.brain_maps import maps_name
 from platform.budgets import Budgets, fewest_fold_jobs
 from platform.calibration import Calibration, Timing, parts_of
 from platform.data_jobs import decode_subject, score_baselines
 from platform.finalists import REFERENCES, TEST, score_finalist, score_references
+from platform.findings import Findings, findings
 from platform.fold_jobs import FoldJobs, StudySteps, run_fold_jobs
 from platform.fold_models import exported, forget_fold_model, kept_fold_model
-from platform.folds import Fold, leave_one_subject_out
+from platform.folds import Fold
 from platform.ledger import (
     WINNER,
     BaselineFolds,
@@ -41,9 +43,14 @@ from platform.own_space import check_space, checked_configuration, search_space
 from platform.packaging import Package, half_width
 from platform.products import DataSettings, StudyData
 from platform.progress import PROGRESS, Standing, showing
+from platform.protocols import PROTOCOLS, Division, divided, refuse_what_chooses
 from platform.provenance import code_version
 from platform.racing import RacingSettings
+from platform.report import report_page
+from platform.report_pages.brain_section import MAPS
+from platform.report_pages.studied import FOLD_SUBJECTS
 from platform.samplers import Proposal, propose, space_digest
+from platform.study_note import Origin, study_note
 from platform.tracking import TrackedData, Tracker, TrackingSettings
 from platform.training import Job, RefitFailed, Workers, job_seed, open_data, refit
 from search_spaces import SearchSpace
@@ -53,6 +60,8 @@ logger = logging.getLogger(__name__)
 PROTOCOL_VERSION = 2
 _WINNER_SENT = "winner_sent"
 _FURTHER_SENT = "further_sent"
+COMMAND = "command"
+"""Under this the ledger notes the command that was last given."""
 _BESIDE = "references"
 """Under this the ledger keeps the further scores of baselines."""
 
@@ -79,12 +88,18 @@ class StudySettings:
         concurrency: fold jobs at once, at the most; None for as many as the cluster holds.
         time_budget_s: seconds after which no job starts; infinite for none.
         finalist_scores: whether the winner is trained again for all further scores.
+        report: whether MLflow gets the report.
         job_timeout_s: seconds after which a fold job hangs and is ended; infinite for never.
         budgets: what else ends the search before its last trial.
         start_from: the earlier study, or ``URL#NAME``, that it starts from; "" for none.
         starts: the parameters that were found there, those of the trials after the default one.
         median_stopping: whether a job ends once it is below the median of earlier jobs of its fold.
         progress: how the search is shown while it runs, one of ``PROGRESS``.
+        command: the command that was given, to be shown.
+        protocol: which folds there are, a key of ``PROTOCOLS``.
+        lock_away: how many subjects are in no fold, and scored once when the search is over.
+        null_flips: how often ridge is fitted again with BOLD's sign flipped by subject.
+        null_repeats: how often the winner's configuration is trained again so, on all folds.
     """
 
     name: str
@@ -106,12 +121,18 @@ class StudySettings:
     concurrency: int | None = None
     time_budget_s: float = math.inf
     finalist_scores: bool = True
+    report: bool = True
     job_timeout_s: float = math.inf
     budgets: Budgets = Budgets()
     start_from: str = ""
     starts: tuple[dict[str, Any], ...] = ()
     median_stopping: bool = False
     progress: str = "auto"
+    command: str = ""
+    protocol: str = "loso"
+    lock_away: int = 0
+    null_flips: int = 0
+    null_repeats: int = 0
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w. -]+", self.name):
@@ -120,6 +141,24 @@ class StudySettings:
             raise BadInput(f"the architecture must be one of {', '.join(ARCHITECTURES)}, but got {self.architecture}")
         if self.progress not in PROGRESS:
             raise BadInput(f"progress must be one of {', '.join(PROGRESS)}, but got {self.progress}")
+        self._check_protocol()
+
+    def _check_protocol(self) -> None:
+        if self.protocol not in PROTOCOLS:
+            raise BadInput(f"the protocol must be one of {', '.join(PROTOCOLS)}, but got {self.protocol}")
+        if self.lock_away and self.calibration is not None:
+            raise BadInput(
+                "--lock-away scores subjects that nothing adapts to; leave out --calibration, or --lock-away"
+            )
+        if self.protocol != "nested":
+            return
+        learns = {"--start-from": self.start_from, "--median-stopping": self.median_stopping}
+        refuse_what_chooses(self.sampler, self.racing, learns_otherwise=[name for name, on in learns.items() if on])
+        if self.finalists or self.null_repeats:
+            raise BadInput(
+                "--protocol nested runs no trial with other seeds and repeats no null: give --finalists 0 and no "
+                "--null-repeats"
+            )
 
     def terms(self, data_digest: str) -> dict[str, Any]:
         """Return what every score of the study depends on."""
@@ -156,6 +195,8 @@ class StudySettings:
             "start_from": self.start_from,
             "calibration": calibration,
             "median_stopping": median,
+            "folds": self.protocol if self.protocol != "loso" else "",
+            "lock_away": str(self.lock_away) if self.lock_away else "",
         }
 
 
@@ -165,7 +206,7 @@ class StudyResult:
 
     Attributes:
         name: the study's name.
-        num_subjects: subjects in the data, so folds of the study.
+        num_subjects: subjects in folds.
         trials: every trial.
         winner: the trial with the highest mean validation score over all folds; None where no trial has them all.
         test: the winner's test scores, opened now that the search is over.
@@ -176,6 +217,9 @@ class StudyResult:
         further: further test scores, by ``winner`` or a baseline, by score, by fold; empty where none were wanted.
         racing: the rule by which trials raced.
         ended_by: which budget ended the search before its last trial, in words; "" where none did.
+        nested, locked_away: what they say of each subject, and of what, as the ledger notes it; empty where unasked.
+        nulls: scores without coupling, as the ledger notes them.
+        findings: what the study found; None where there is no winner.
     """
 
     name: str
@@ -190,14 +234,17 @@ class StudyResult:
     further: FurtherScores = field(default_factory=dict)
     racing: str = "none"
     ended_by: str = ""
+    nested: Mapping[str, Any] = field(default_factory=dict)
+    locked_away: Mapping[str, Any] = field(default_factory=dict)
+    nulls: Sequence[Mapping[str, Any]] = ()
+    findings: Findings | None = None
 
 
 def check_data(settings: StudySettings) -> None:
     """Refuse shards or a search space that no study can be run on; nothing is written, and no cluster is needed."""
     check_space(settings.architecture, settings.space)
     data = StudyData(settings.data)
-    folds = leave_one_subject_out(data.manifest.subjects, settings.seed)
-    _check_fold_jobs(settings, len(folds))
+    _check_fold_jobs(settings, len(_division(settings, data).folds))
     if settings.calibration is not None:
         _check_minutes(data, settings.calibration)
 
@@ -223,16 +270,25 @@ def _check_minutes(data: StudyData, calibration: Calibration) -> None:
 def search(settings: StudySettings) -> StudyResult:
     """Run a study to its end, or on from where it stopped, and return its result."""
     data = StudyData(settings.data)
-    folds = leave_one_subject_out(data.manifest.subjects, settings.seed)
+    division = _division(settings, data)
     ledger = open_ledger(settings.storage_url, settings.name, settings.terms(data.manifest.digest))
     with ledger.sole_writer():
-        return _search(settings, data, folds, ledger)
+        return _search(settings, data, division, ledger)
 
 
-def _search(settings: StudySettings, data: StudyData, folds: Sequence[Fold], ledger: Ledger) -> StudyResult:
+def _division(settings: StudySettings, data: StudyData) -> Division:
+    return divided(data.manifest.subjects, settings.seed, settings.protocol, settings.lock_away)
+
+
+def _search(settings: StudySettings, data: StudyData, division: Division, ledger: Ledger) -> StudyResult:
+    folds = division.folds
     if ledger.noted("uid") is None:
         ledger.note("uid", uuid.uuid4().hex)
-    tracker = Tracker(settings.tracking, ledger, _tracked(data), _tags(settings, data))
+    if settings.command:
+        ledger.note(COMMAND, settings.command)
+    if ledger.noted(FOLD_SUBJECTS) is None:
+        ledger.note(FOLD_SUBJECTS, [fold.test for fold in folds])
+    tracker = Tracker(settings.tracking, ledger, _tracked(data, division), _tags(settings, data))
     status = "KILLED"
     try:
         tracker.send_missing(ledger.trials)
@@ -241,7 +297,8 @@ def _search(settings: StudySettings, data: StudyData, folds: Sequence[Fold], led
         ended_by = _run_trials(settings, folds, ledger, tracker)
         ledger.close()
         further = _track_further(settings, folds, ledger, tracker)
-        winner = _track_winner(settings, data, folds, ledger, tracker)
+        _afterwards(settings, division, ledger)
+        winner = _track_winner(settings, data, division, ledger, tracker)
         status = "FINISHED"
     finally:
         is_tracked = tracker.finish(status)
@@ -249,7 +306,24 @@ def _search(settings: StudySettings, data: StudyData, folds: Sequence[Fold], led
         ledger.note(_WINNER_SENT, winner)
         ledger.note(_FURTHER_SENT, further)
         _forget_fold_models(settings, folds, ledger)
-    return _result(settings, data, ledger, is_tracked=is_tracked, ended_by=ended_by)
+    return _result(settings, division, ledger, is_tracked=is_tracked, ended_by=ended_by)
+
+
+def _afterwards(settings: StudySettings, division: Division, ledger: Ledger) -> None:
+    """Compute, once the search is over, what no trial was chosen by, and what would be found without coupling."""
+    afterwards = Afterwards(
+        ledger=ledger,
+        data=settings.data,
+        division=division,
+        seed=settings.seed,
+        workers=settings.workers,
+        at_once=_concurrency(settings),
+        job=lambda trial, fold: _job(settings, trial, fold),
+    )
+    if settings.protocol == "nested":
+        afterwards.note_nested()
+    afterwards.note_nulls(settings.null_flips, settings.null_repeats)
+    afterwards.open_locked_away()
 
 
 def _decode_shards(settings: StudySettings, data: StudyData) -> None:
@@ -400,52 +474,67 @@ def _concurrency(settings: StudySettings) -> int:
 
 
 def _track_winner(
-    settings: StudySettings, data: StudyData, folds: Sequence[Fold], ledger: Ledger, tracker: Tracker
+    settings: StudySettings, data: StudyData, division: Division, ledger: Ledger, tracker: Tracker
 ) -> int | None:
-    """Refit the winner on all subjects and send it, where this very winner did not arrive before; return its number."""
+    """Send the winner, refitted on all subjects where this very one did not arrive before; return its number."""
     winner = best_trial(ledger.trials)
-    if winner is None or ledger.noted(_WINNER_SENT) == winner.number:
+    if winner is None:
         return ledger.noted(_WINNER_SENT)
-    epochs = round(statistics.median(record.best_epochs for record in winner.records.values()))
-    logger.info(
-        "refitting trial %d on all %d subjects for %d epochs", winner.number, len(data.manifest.subjects), epochs
-    )
+    are_logged = ledger.noted(_WINNER_SENT) == winner.number or _send_models(settings, data, division, winner, tracker)
+    baselines, test_scores = ledger.baselines(), _test_scores(ledger, winner)
+    origin = Origin(command=settings.command, shards=data.storage.uri, digest=data.manifest.digest)
+    found = _findings(ledger)
+    tracker.send_winner(winner, baselines, test_scores, study_note(winner, baselines, test_scores, found, origin))
+    if settings.report and found is not None:
+        tracker.send_report(report_page(ledger, found))
+    return winner.number if are_logged else ledger.noted(_WINNER_SENT)
+
+
+def _findings(ledger: Ledger) -> Findings | None:
+    try:
+        return findings(ledger)
+    except BadInput as refusal:
+        logger.info("MLflow gets no corrected score: %s", refusal)
+        return None
+
+
+def _send_models(
+    settings: StudySettings, data: StudyData, division: Division, winner: LedgerTrial, tracker: Tracker
+) -> bool:
+    """Refit the winner on all subjects in folds and send its models; return whether it could be refitted."""
+    epochs, subjects = refit_epochs(winner), division.in_folds
+    logger.info("refitting trial %d on all %d subjects for %d epochs", winner.number, len(subjects), epochs)
     job = Job(
         data=settings.data,
         architecture=settings.architecture,
         configuration=winner.configuration,
         epochs=settings.epochs,
         stop_after=epochs,
-        seed=job_seed(settings.seed, winner.number, len(data.manifest.subjects)),
+        seed=job_seed(settings.seed, winner.number, len(subjects)),
         trial=winner.number,
-        subjects=data.manifest.subjects,
+        subjects=subjects,
         storage=settings.workers.storage,
     )
     try:
         model = refit(job, settings.workers)
     except RefitFailed as error:
         logger.warning("the winner's refit failed (%s); the same command tries it again", error)
-        return ledger.noted(_WINNER_SENT)
-    packages = _packages(settings, data, folds, winner, model)
-    tracker.send_winner(
-        winner, packages, open_data(settings.data), ledger.baselines(), ledger.test_scores(winner.number)
-    )
-    return winner.number
+        return False
+    tracker.send_models(winner, _packages(settings, division, winner, model), open_data(settings.data))
+    return True
 
 
-def _packages(
-    settings: StudySettings, data: StudyData, folds: Sequence[Fold], winner: LedgerTrial, model: Volumes
-) -> dict[str, Package]:
+def _packages(settings: StudySettings, division: Division, winner: LedgerTrial, model: Volumes) -> dict[str, Package]:
     """Return the winner refitted on all subjects, under "", and the models of its folds by test subject."""
     shape = open_data(settings.data).model_shape(None)
     origin = {"study": settings.name, "architecture": settings.architecture, "trial": winner.number}
-    kept = {fold: kept_fold_model(_winner_job(settings, winner, fold)) for fold in folds}
+    kept = {fold: kept_fold_model(_winner_job(settings, winner, fold)) for fold in division.folds}
     found = {fold: left for fold, left in kept.items() if left is not None}
     widths = half_width([left.test_error_V for left in found.values()]) if found else None
     refitted = Package(
         program=exported(model, shape.num_channels, shape.num_samples),
         configuration=winner.configuration,
-        trained_on=data.manifest.subjects,
+        trained_on=division.in_folds,
         origin=origin,
         half_width_V=widths,
     )
@@ -477,7 +566,7 @@ def _forget_fold_models(settings: StudySettings, folds: Sequence[Fold], ledger: 
 def _track_further(settings: StudySettings, folds: Sequence[Fold], ledger: Ledger, tracker: Tracker) -> int | None:
     """Score the winner and the baselines beside it by all further scores, and send them; return the winner's number."""
     winner = best_trial(ledger.trials)
-    if winner is None or not settings.finalist_scores:
+    if winner is None or not settings.finalist_scores or settings.protocol == "nested":
         return ledger.noted(_FURTHER_SENT)
     try:
         _score_further(settings, folds, ledger, winner)
@@ -506,6 +595,7 @@ def _score_further(settings: StudySettings, folds: Sequence[Fold], ledger: Ledge
     trained = run_tasks(score_finalist, [(job, workers) for job in jobs], cpus=own[0], gpus=own[1], at_once=at_once)
     for fold, scores in trained:
         ledger.commit_further(whose, fold, scores)
+        _note_brain_maps(settings, folds, ledger, winner)
         num_scored = len(ledger.further_folds(whose))
         logger.info("further scores of trial %d on %d of %d folds", winner.number, num_scored, len(folds))
     missing = [(settings.data, fold) for fold in folds if fold.number not in known_beside]
@@ -513,6 +603,14 @@ def _score_further(settings: StudySettings, folds: Sequence[Fold], ledger: Ledge
         ledger.commit_further(_BESIDE, fold, scores)
         num_scored = len(ledger.further_folds(_BESIDE))
         logger.info("further scores of the baselines on %d of %d folds", num_scored, len(folds))
+
+
+def _note_brain_maps(settings: StudySettings, folds: Sequence[Fold], ledger: Ledger, winner: LedgerTrial) -> None:
+    """Note where the winner's maps lie, for the report."""
+    names = {str(fold.number): maps_name(_winner_job(settings, winner, fold).digest) for fold in folds}
+    found = {"trial": winner.number, "storage": settings.workers.storage, "names": names}
+    if settings.workers.storage and ledger.noted(MAPS) != found:
+        ledger.note(MAPS, found)
 
 
 def _further(ledger: Ledger, winner: LedgerTrial | None) -> FurtherScores:
@@ -533,8 +631,8 @@ def _further(ledger: Ledger, winner: LedgerTrial | None) -> FurtherScores:
     }
 
 
-def _tracked(data: StudyData) -> TrackedData:
-    return TrackedData(uri=data.storage.uri, digest=data.manifest.digest)
+def _tracked(data: StudyData, division: Division) -> TrackedData:
+    return TrackedData(uri=data.storage.uri, digest=data.manifest.digest, num_subjects=len(division.in_folds))
 
 
 def _tags(settings: StudySettings, data: StudyData) -> dict[str, str]:
@@ -542,16 +640,22 @@ def _tags(settings: StudySettings, data: StudyData) -> dict[str, str]:
     return {**{name: str(value) for name, value in terms.items() if name != "starts"}, "code_version": code_version()}
 
 
+def _test_scores(ledger: Ledger, winner: LedgerTrial) -> Mapping[int, float]:
+    """Return the winner's test scores by fold; of a nested study by subject, at epochs that others chose."""
+    nested = ledger.noted(NESTED)
+    return dict(enumerate(nested["winner"].values())) if nested else ledger.test_scores(winner.number)
+
+
 def _result(
-    settings: StudySettings, data: StudyData, ledger: Ledger, *, is_tracked: bool, ended_by: str
+    settings: StudySettings, division: Division, ledger: Ledger, *, is_tracked: bool, ended_by: str
 ) -> StudyResult:
     winner = best_trial(ledger.trials)
     return StudyResult(
         name=settings.name,
-        num_subjects=len(data.manifest.subjects),
+        num_subjects=len(division.in_folds),
         trials=ledger.trials,
         winner=winner,
-        test=ledger.test_scores(winner.number) if winner else {},
+        test=_test_scores(ledger, winner) if winner else {},
         baselines=ledger.baselines(),
         pairing=settings.data.pairing,
         calibration=settings.calibration,
@@ -559,6 +663,10 @@ def _result(
         ended_by=ended_by,
         further=_further(ledger, winner) if settings.finalist_scores else {},
         racing=settings.racing,
+        nested=ledger.noted(NESTED) or {},
+        locked_away=ledger.noted(LOCKED_AWAY) or {},
+        nulls=ledger.noted(NULLS) or (),
+        findings=findings(ledger) if winner else None,
     )
 
 

@@ -10,9 +10,12 @@ from typing import Any
 
 from platform.baselines import CONFOUNDS, FITTED_IN_SUBJECT, KNOWS_EEG
 from platform.calibration import Calibration
+from platform.findings import Findings
 from platform.ledger import WINNER, FurtherScores, LedgerTrial, mean
 from platform.paired_racing import leaders
+from platform.statistics import Estimate
 from platform.study import StudyResult
+from platform.verdict import WORDS
 
 WIDTH = 100
 SHORT_NAMES = {WINNER: "winner", "ridge_band_power": "ridge", "time_in_run": "time"}
@@ -53,6 +56,8 @@ def summary(result: StudyResult) -> str:
             "",
             *_further(result),
             *_finalists(result),
+            *_not_chosen_by(result),
+            *_nulls(result),
             *_caution(result, result.winner),
             "=" * WIDTH,
         ]
@@ -63,7 +68,8 @@ def _states(result: StudyResult) -> str:
     states = [trial.state for trial in result.trials]
     named = {"COMPLETE": "on all folds", "PRUNED": "raced out", "FAIL": "failed", "RUNNING": "not settled"}
     counts = ", ".join(f"{states.count(state)} {name}" for state, name in named.items() if state in states)
-    return f"{len(states)} trials ({counts}), {result.num_subjects} subjects, one fold each"
+    folds = "a fold for each pair" if result.nested else "one fold each"
+    return f"{len(states)} trials ({counts}), {result.num_subjects} subjects, {folds}"
 
 
 def _configuration(winner: LedgerTrial) -> list[str]:
@@ -73,7 +79,7 @@ def _configuration(winner: LedgerTrial) -> list[str]:
 
 
 def _scores(result: StudyResult, winner: LedgerTrial) -> list[str]:
-    subjects = len(winner.scores)
+    subjects = result.num_subjects
     head = f"  {'temporal r, responsive voxels':<34}{'validation':>16}{'test':>18}{'subjects':>12}"
     rows = [_row(f"best configuration (trial {winner.number})", winner.scores, result.test, subjects)]
     for name, scores in result.baselines.items():
@@ -133,17 +139,50 @@ def _cheapest(result: StudyResult) -> list[str]:
     ]
 
 
+def _not_chosen_by(result: StudyResult) -> list[str]:
+    """Return what subjects say by whom nothing was chosen: of a nested study, or locked away."""
+    lines = []
+    if result.nested:
+        scores, chosen = result.nested["subjects"], sorted(set(result.nested["chosen"].values()))
+        lines.append(
+            f"  nested: {_with_error(scores)} over {len(scores)} subjects, each scored at what the others chose "
+            f"(of {result.nested['num_trials']} trials: {', '.join(map(str, chosen))})"
+        )
+    if "subjects" in result.locked_away:
+        opened, scores = result.locked_away, result.locked_away["subjects"]
+        best = max(_rivals(opened["baselines"]), key=lambda name: mean(opened["baselines"][name]))
+        lines.append(
+            f"  locked away: trial {opened['trial']} {_with_error(scores)} on {len(scores)} subjects, {best} "
+            f"{_with_error(opened['baselines'][best])}; opened at {opened['at']}"
+        )
+    return [*lines, *([""] if lines else [])]
+
+
+def _nulls(result: StudyResult) -> list[str]:
+    """Return where a score stands among those without coupling."""
+    lines = [
+        f"  null {null['name']}: {null['observed']:+.3f}, and {max(null['values']):+.3f} at most under "
+        f"{len(null['values'])} flips of BOLD's sign by subject, p {null['p']:.3f}"
+        for null in result.nulls
+    ]
+    return [*lines, *([""] if lines else [])]
+
+
+def _rivals(baselines: Mapping[str, Any]) -> list[str]:
+    return [name for name in baselines if name not in FITTED_IN_SUBJECT]
+
+
 def _further_row(name: str, shown: str, further: FurtherScores) -> str:
     unit = _TEN_THOUSANDTHS if name == "mse_given_own_mean" else 1
     values = [f"{mean(scores[name]) * unit:.3f}" if name in scores else "-" for scores in further.values()]
     return f"  {shown:<32}" + "".join(f"{value:>11}" for value in values)
 
 
-def _row(name: str, validation: Mapping[int, float], test: Mapping[int, float], subjects: int) -> str:
+def _row(name: str, validation: Mapping[Any, float], test: Mapping[Any, float], subjects: int) -> str:
     return f"  {name:<34}{_with_error(validation):>16}{_with_error(test):>18}{subjects:>12}"
 
 
-def _with_error(scores: Mapping[int, float]) -> str:
+def _with_error(scores: Mapping[Any, float]) -> str:
     error = statistics.stdev(scores.values()) / math.sqrt(len(scores)) if len(scores) > 1 else math.nan
     return f"{mean(scores):+.3f} +- {error:.3f}"
 
@@ -165,11 +204,25 @@ def _caution(result: StudyResult, winner: LedgerTrial) -> list[str]:
         f"The best configuration is {verb} the best baseline ({best_name}) by validation: {difference:+.3f}, "
         f"higher on {num_better} of {len(winner.scores)} folds."
     )
-    lines.append(
-        f"It is the best of {len(result.trials)} configurations on these very subjects: its own scores are "
-        "too high for a new subject by an amount not corrected here."
-    )
-    return lines
+    return [*lines, *_verdict(result.findings)]
+
+
+def _verdict(found: Findings | None) -> list[str]:
+    """Return what a new subject may be expected to score, and the verdict with its reasons."""
+    if found is None:
+        return []
+    added = found.raw.mean - found.corrected.mean
+    return [
+        f"Chosen on these very subjects, it scores {added:+.3f} too high; a new subject may expect "
+        f"{_with_interval(found.corrected)}.",
+        f"The smallest score that such a study finds four times out of five: {found.smallest_effect:.3f}.",
+        f"VERDICT: {found.verdict.word} ({WORDS[found.verdict.word]})",
+        *(f"  {reason}" for reason in found.verdict.reasons),
+    ]
+
+
+def _with_interval(estimate: Estimate) -> str:
+    return f"{estimate.mean:+.3f} (95 % interval {estimate.low:+.3f} to {estimate.high:+.3f})"
 
 
 def _calibrated(calibration: Calibration) -> str:

@@ -1,38 +1,52 @@
 """MLflow: the study as a run, its trials as child runs, the winner as models.
 
 Takes what the ledger holds; gives runs that can be browsed.  The ledger is the truth: where MLflow is down the search
-goes on, and what is missing is sent from the ledger later, once.  All calls are made in one background thread.
+goes on, and what is missing is sent later, once.  All calls are made in one background thread.
 """
 
 import json
 import logging
+import math
 import os
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mlflow
+import numpy as np
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag
 
 from datasets.errors import BadInput
 from datasets.storage import without_secrets
 from platform.figures import trace_figure
+from platform.findings import NOT_TRAINING
 from platform.ledger import WINNER, BaselineFolds, FurtherScores, Ledger, LedgerTrial, mean
-from platform.logged_model import DATA, DOWN, QUIET, SCORE, STUDY, TRIAL, log_packaged, name_fold_model, register
+from platform.logged_model import DOWN, QUIET, STUDY, TRIAL, Standing, Winner, describe, register
+from platform.outbox import Outbox
 from platform.packaging import Package
 from platform.products import StudyData
+from platform.statistics import RAW, estimate
+from platform.study_note import StudyNote
 
 logger = logging.getLogger(__name__)
 
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "RUNNING": "RUNNING"}
-OBJECTIVE = "validation_temporal_r_responsive"
-TEST = "test_temporal_r_responsive"
-NOT_MEASURED = "What this model gives is a prediction, not a measurement."
+VALIDATION, VALIDATION_MEAN = "cv/validation", "cv/validation_mean"
+"""A trial's validation score by fold, which is the step, and its mean."""
+TEST = "test/temporal_r_responsive"
+TABLES = ("folds.json", "comparison.json", "further_scores.json")
+"""Tables of the study's run."""
 MAX_DIGEST = 36
-_STUDY, _TRIAL, _STATE = "eeg2fmri.study", "eeg2fmri.trial", "eeg2fmri.state"
+LISTED, MOST_METRICS = 1000, 1000
+"""The most that MLflow lists, or takes, in one request."""
+_STATE = "eeg2fmri.state"
+_OF_STUDY = "study"
+_NO_RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+"""MLflow's client would make a run twice where the answer to its request was lost; the outbox looks first."""
+
+Point = tuple[str, float, int]
+"""A metric: its name, its value, its step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,34 +61,42 @@ class TrackingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackedData:
-    """Which shards a study reads: where they lie, without credentials, and their manifest's digest."""
+    """Which shards a study reads: where they lie, without credentials, their manifest's digest, subjects in folds."""
 
     uri: str
     digest: str
+    num_subjects: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentRun:
+    """A run of the study's in MLflow, and which state of its trial arrived whole; "" for none."""
+
+    run_id: str
+    state: str = ""
 
 
 class Tracker:
     """Sends one study to MLflow, in the background and in order."""
 
     def __init__(self, settings: TrackingSettings, ledger: Ledger, data: TrackedData, tags: Mapping[str, str]) -> None:
-        for name, value in QUIET.items():
+        for name, value in {**QUIET, **_NO_RETRIES}.items():
             os.environ.setdefault(name, value)
         for noisy in ("mlflow", "alembic"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         self._settings = settings
         self._ledger = ledger
         self._data = data
-        self._tags = {_STUDY: ledger.noted("uid"), **tags}
+        self._tags = {STUDY: ledger.noted("uid"), **tags}
         self._client = MlflowClient(tracking_uri=settings.uri)
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlflow")
-        self._sending: list[Future[None]] = []
-        self._parent: str | None = None
-        self._sent: dict[int, str] = {}
-        self._is_down = False
+        self._outbox = Outbox(DOWN, self._failed)
+        self._runs: dict[str, SentRun] | None = None
+        self._experiment_id: str | None = None
+        self._is_warned = False
 
     def send_trial(self, trial: LedgerTrial) -> None:
         """Send a trial that has ended; returns at once."""
-        self._submit(lambda: self._send_trial(trial))
+        self._outbox.submit(lambda: self._send_trial(trial))
 
     def send_missing(self, trials: Sequence[LedgerTrial]) -> None:
         """Send every ended trial that MLflow does not hold in this state yet; returns at once."""
@@ -82,165 +104,173 @@ class Tracker:
             if trial.state != "RUNNING":
                 self.send_trial(trial)
 
-    def send_winner(
-        self,
-        winner: LedgerTrial,
-        packages: Mapping[str, Package],
-        data: StudyData,
-        baselines: Mapping[str, BaselineFolds],
-        test_scores: Mapping[int, float],
-    ) -> None:
-        """Send the winner of a closed study: its scores beside the baselines', its figure and its models.
+    def send_models(self, winner: LedgerTrial, packages: Mapping[str, Package], data: StudyData) -> None:
+        """Log and register the models of a closed study's winner, each once.
 
         Args:
             winner: the trial.
             packages: its models by the subject that they were tested on, the one refitted on all under "".
             data: what they were trained on.
-            baselines: beside which it stands.
-            test_scores: its own, by fold.
         """
 
         def send() -> None:
-            parent = self._parent_run()
-            self._log_metrics(parent, _comparison(winner, baselines, test_scores))
-            self._client.log_table(parent, _comparison_table(winner, baselines, test_scores), "comparison.json")
-            self._client.log_batch(parent, tags=_winner_tags(winner))
-            trace = winner.records[min(winner.records)].trace
-            with trace_figure(trace) as figure:
-                self._client.log_figure(parent, figure, "target_and_prediction.png")
-            self._send_models(parent, winner, packages, data, _note(winner, baselines, test_scores))
-            self._client.set_tag(parent, "mlflow.note.content", _note(winner, baselines, test_scores))
+            mlflow.set_tracking_uri(self._settings.uri)
+            register(self._client, self._registered(winner), packages, data)
 
-        self._submit(send)
+        self._outbox.submit(send)
 
-    def _send_models(
-        self, parent: str, winner: LedgerTrial, packages: Mapping[str, Package], data: StudyData, note: str
+    def send_winner(
+        self,
+        winner: LedgerTrial,
+        baselines: Mapping[str, BaselineFolds],
+        test_scores: Mapping[int, float],
+        note: StudyNote,
     ) -> None:
-        mlflow.set_tracking_uri(self._settings.uri)
-        architecture = str(packages[""].origin["architecture"])
-        tags = {
-            SCORE: repr(mean(winner.scores)),
-            DATA: self._data.digest,
-            STUDY: self._tags[_STUDY],
-            TRIAL: str(winner.number),
-        }
-        logged = log_packaged(parent, "model", packages[""], data)
-        of_folds = {
-            subject: log_packaged(parent, f"fold-{subject}", package, data)
-            for subject, package in packages.items()
-            if subject
-        }
-        version = register(self._client, architecture, logged, parent, tags, f"{NOT_MEASURED}\n\n{note}")
-        for subject, (uri, _) in of_folds.items():
-            name_fold_model(self._client, architecture, version, subject, uri)
+        """Send what is said of a closed study's winner: scores beside the baselines', figure, note, card and alias."""
+
+        def send() -> None:
+            runs = self._known_runs()
+            parent = runs[_OF_STUDY].run_id
+            said = [(key, value, 0) for key, value in note.metrics.items()]
+            self._log_metrics(parent, [*_comparison(winner, baselines, test_scores), *said])
+            if set(test_scores) == set(winner.scores):
+                self._log_table(parent, "comparison.json", _comparison_table(winner, baselines, test_scores))
+            self._log_metrics(runs[str(winner.number)].run_id, [(TEST, mean(test_scores), 0)])
+            with trace_figure(winner.records[min(winner.records)].trace) as figure:
+                self._client.log_figure(parent, figure, "target_and_prediction.png")
+            tags = {**_winner_tags(winner), **note.tags, "mlflow.note.content": note.text}
+            self._client.log_batch(parent, tags=[RunTag(name, value) for name, value in tags.items()])
+            is_control = self._tags.get("pairing", "recorded") != "recorded"
+            standing = Standing(score=note.corrected, data=self._data.digest, is_control=is_control)
+            describe(self._client, self._registered(winner), standing, note.card)
+
+        self._outbox.submit(send)
+
+    def _registered(self, winner: LedgerTrial) -> Winner:
+        return Winner(
+            architecture=str(self._ledger.terms["architecture"]),
+            study=self._tags[STUDY],
+            trial=winner.number,
+            run_id=self._known_runs()[_OF_STUDY].run_id,
+        )
 
     def send_further(self, further: FurtherScores) -> None:
         """Send all further test scores of a closed study's winner, and of the baselines beside it."""
 
         def send() -> None:
-            parent = self._parent_run()
+            parent = self._known_runs()[_OF_STUDY].run_id
             self._log_metrics(parent, _further_points(further))
-            self._client.log_table(parent, _further_table(further), "further_scores.json")
+            self._log_table(parent, "further_scores.json", _further_table(further))
 
-        self._submit(send)
+        self._outbox.submit(send)
+
+    def send_report(self, page: str) -> None:
+        """Send a closed study's report, an HTML page."""
+        self._outbox.submit(lambda: self._client.log_text(self._known_runs()[_OF_STUDY].run_id, page, "report.html"))
 
     def finish(self, status: str) -> bool:
         """Wait until everything is sent, end the study's run with a status, and tell whether all of it arrived."""
-        self._submit(lambda: self._client.set_terminated(self._parent_run(), status))
-        self._pool.shutdown(wait=True)
-        failures = [error for error in (sent.exception() for sent in self._sending) if error is not None]
-        for error in failures:
-            logger.error("what could not be sent to MLflow", exc_info=error)
-        return not self._is_down and not failures
 
-    @property
-    def parent(self) -> str | None:
-        """The id of the study's run, once it is known."""
-        return self._parent
+        def send() -> None:
+            parent = self._known_runs()[_OF_STUDY].run_id
+            self._log_table(parent, "folds.json", _fold_table(self._ledger.trials))
+            self._show_tables(parent)
+            self._client.set_terminated(parent, status)
 
-    def _submit(self, send: Callable[[], None]) -> None:
-        self._sending.append(self._pool.submit(self._unless_down, send))
+        self._outbox.submit(send)
+        return self._outbox.finish()
 
-    def _unless_down(self, send: Callable[[], None]) -> None:
-        """Send, unless MLflow was found down before: what is left out now, a later start sends from the ledger."""
-        if self._is_down:
-            return
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # MLflow's own; this thread has no user to warn
-                send()
-        except DOWN as error:
-            if not self._is_down:
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                logger.warning("MLflow cannot be reached (%s); the search goes on, the ledger keeps all", reason)
-            self._is_down = True
+    def _failed(self, error: Exception) -> None:
+        """Forget what MLflow was known to hold: the answer to a request that it fulfilled may be lost."""
+        self._runs = None
+        if not self._is_warned:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            logger.warning("MLflow cannot be reached (%s); the search goes on, the ledger keeps all", reason)
+        self._is_warned = True
 
     def _send_trial(self, trial: LedgerTrial) -> None:
-        parent = self._parent_run()
-        if self._sent.get(trial.number) == _progress(trial):
+        """Send a trial in three requests: MLflow makes no run that has ended, nor ends one in a batch."""
+        runs, key = self._known_runs(), str(trial.number)
+        if key in runs and runs[key].state == _progress(trial):
             return
-        tags = {
-            **self._tags,
-            _TRIAL: str(trial.number),
-            "mlflow.parentRunId": parent,
-            "stop_reason": trial.failure or trial.state.lower(),
-            **({"uses": trial.uses} if trial.uses else {}),
-        }
-        run_id = self._run_with(f"trial-{trial.number:04d}", tags, {_TRIAL: str(trial.number)})
-        self._client.log_batch(run_id, params=_params(trial.configuration), metrics=_costs(trial))
-        scores = trial.scores
-        if scores:
-            mean, at = sum(scores.values()) / len(scores), len(trial.late)
-            points = [(OBJECTIVE, score, fold) for fold, score in scores.items()]
-            self._log_metrics(run_id, [*points, (f"mean_{OBJECTIVE}", mean, at), ("num_folds", len(scores), at)])
-            self._client.log_table(run_id, _fold_table(trial), "folds.json")
-        self._client.set_tag(run_id, _STATE, _progress(trial))
+        if key not in runs:
+            of_study = runs[_OF_STUDY].run_id
+            tags = {**self._tags, TRIAL: key, "mlflow.parentRunId": of_study}
+            runs[key] = SentRun(run_id=self._created(f"trial-{trial.number:04d}", tags))
+        run_id, state = runs[key].run_id, _progress(trial)
         self._client.set_terminated(run_id, STATUS[trial.state])
-        self._sent[trial.number] = _progress(trial)
+        self._client.log_batch(
+            run_id,
+            metrics=_metrics([*_costs(trial), *_validation(trial, self._data.num_subjects)]),
+            params=_params(trial.configuration),
+            tags=[RunTag(name, value) for name, value in {**_ending(trial), _STATE: state}.items()],
+        )
+        runs[key] = SentRun(run_id=run_id, state=state)
 
-    def _parent_run(self) -> str:
-        if self._parent is None:
-            self._parent = self._run_with(self._ledger.name, {**self._tags, _TRIAL: "study"}, {_TRIAL: "study"})
-            self._sent = self._states_sent()
-            self._client.log_inputs(self._parent, datasets=[_dataset_input(self._data)])
-        return self._parent
+    def _known_runs(self) -> dict[str, SentRun]:
+        """Return the study's runs by trial, its own among them: read once, and after each failure."""
+        if self._runs is None:
+            runs = self._runs_there()
+            if _OF_STUDY not in runs:
+                tags = {**self._tags, TRIAL: _OF_STUDY}
+                runs[_OF_STUDY] = SentRun(run_id=self._created(self._ledger.name, tags))
+            self._client.log_inputs(runs[_OF_STUDY].run_id, datasets=[_dataset_input(self._data)])
+            self._runs = runs
+        return self._runs
 
-    def _run_with(self, name: str, tags: Mapping[str, str], key: Mapping[str, str]) -> str:
-        """Return the run that has this study's key, making it only where there is none: a resend never doubles it."""
-        experiment = self._experiment()
-        wanted = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in {_STUDY: self._tags[_STUDY], **key}.items())
-        found = self._client.search_runs([experiment], wanted, max_results=1)
-        if found:
-            return str(found[0].info.run_id)
-        return str(self._client.create_run(experiment, run_name=name, tags=dict(tags)).info.run_id)
+    def _created(self, name: str, tags: Mapping[str, str]) -> str:
+        return str(self._client.create_run(self._experiment(), run_name=name, tags=dict(tags)).info.run_id)
 
-    def _states_sent(self) -> dict[int, str]:
-        wanted = f"tags.`{_STUDY}` = '{self._tags[_STUDY]}'"
-        sent: dict[int, str] = {}
+    def _runs_there(self) -> dict[str, SentRun]:
+        """Return the study's runs that MLflow holds; one that stands there twice is deleted once."""
+        found: dict[str, SentRun] = {}
+        for run in sorted(self._listed(), key=lambda each: (_STATE in each.data.tags, each.info.start_time)):
+            key = run.data.tags[TRIAL]
+            if key in found:
+                self._client.delete_run(found[key].run_id)
+            found[key] = SentRun(run_id=run.info.run_id, state=run.data.tags.get(_STATE, ""))
+        return found
+
+    def _listed(self) -> list[Run]:
+        wanted = f"tags.`{STUDY}` = '{self._tags[STUDY]}'"
+        found: list[Run] = []
         token = None
         while True:
-            page = self._client.search_runs([self._experiment()], wanted, max_results=1000, page_token=token)
-            for run in page:
-                if _STATE in run.data.tags:
-                    sent[int(run.data.tags[_TRIAL])] = run.data.tags[_STATE]
+            page = self._client.search_runs([self._experiment()], wanted, max_results=LISTED, page_token=token)
+            found += page
             token = page.token
             if not token:
-                return sent
+                return found
 
     def _experiment(self) -> str:
+        if self._experiment_id is None:
+            self._experiment_id = self._experiment_there()
+        return self._experiment_id
+
+    def _experiment_there(self) -> str:
         found = self._client.get_experiment_by_name(self._settings.experiment)
         if found is not None:
             return str(found.experiment_id)
         tags = {
-            "mlflow.experiment.primaryMetric.name": f"mean_{OBJECTIVE}",
+            "mlflow.experiment.primaryMetric.name": VALIDATION_MEAN,
             "mlflow.experiment.primaryMetric.greaterIsBetter": "True",
         }
         return str(self._client.create_experiment(self._settings.experiment, self._settings.artifacts, tags))
 
-    def _log_metrics(self, run_id: str, points: Sequence[tuple[str, float, int]]) -> None:
-        metrics = [Metric(key, float(value), 0, step) for key, value, step in points]
-        for at in range(0, len(metrics), 1000):
-            self._client.log_batch(run_id, metrics=metrics[at : at + 1000])
+    def _log_metrics(self, run_id: str, points: Sequence[Point]) -> None:
+        metrics = _metrics(points)
+        for at in range(0, len(metrics), MOST_METRICS):
+            self._client.log_batch(run_id, metrics=metrics[at : at + MOST_METRICS])
+
+    def _log_table(self, run_id: str, name: str, table: Mapping[str, Sequence[Any]]) -> None:
+        """Write a table whole, as MLflow's UI reads it: its ``log_table`` would append to what is there."""
+        rows = [list(row) for row in zip(*table.values(), strict=True)]
+        self._client.log_dict(run_id, {"columns": list(table), "data": rows}, name)
+
+    def _show_tables(self, run_id: str) -> None:
+        there = {artifact.path for artifact in self._client.list_artifacts(run_id)}
+        shown = [{"path": name, "type": "table"} for name in TABLES if name in there]
+        self._client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps(shown))
 
 
 def check_tracking(settings: TrackingSettings) -> None:
@@ -255,14 +285,14 @@ def check_tracking(settings: TrackingSettings) -> None:
 
 def _comparison(
     winner: LedgerTrial, baselines: Mapping[str, BaselineFolds], test_scores: Mapping[int, float]
-) -> list[tuple[str, float, int]]:
-    of_winner = [(f"mean_{OBJECTIVE}", mean(winner.scores), 0), (f"mean_{TEST}", mean(test_scores), 0)]
+) -> list[Point]:
+    of_winner = [(VALIDATION_MEAN, mean(winner.scores), 0), (TEST, mean(test_scores), 0)]
     of_baselines = [
         point
         for name, scores in baselines.items()
         for point in (
-            (f"baseline_{name}_mean_{OBJECTIVE}", mean(scores.validation), 0),
-            (f"baseline_{name}_mean_{TEST}", mean(scores.test), 0),
+            (VALIDATION_MEAN.replace("/", f"/baseline_{name}/"), mean(scores.validation), 0),
+            (TEST.replace("/", f"/baseline_{name}/"), mean(scores.test), 0),
         )
     ]
     return [*of_winner, *of_baselines, ("num_subjects", len(winner.scores), 0)]
@@ -298,37 +328,16 @@ def _further_table(further: FurtherScores) -> dict[str, list[Any]]:
     return {column: [row[at] for row in rows] for at, column in enumerate(("predictor", "score", "fold", "test"))}
 
 
-def _note(winner: LedgerTrial, baselines: Mapping[str, BaselineFolds], test_scores: Mapping[int, float]) -> str:
-    lines = [
-        f"Trial {winner.number}: validation r {mean(winner.scores):+.4f}, test r {mean(test_scores):+.4f} "
-        f"over {len(winner.scores)} subjects. Chosen as the best of a search: expect less on new subjects.",
-        "",
-        *_alignment_note(winner),
-        "| baseline | validation r | test r |",
-        "|---|---|---|",
-        *(
-            f"| {name} | {mean(scores.validation):+.4f} | {mean(scores.test):+.4f} |"
-            for name, scores in baselines.items()
-        ),
-    ]
-    return "\n".join(lines)
-
-
-def _alignment_note(winner: LedgerTrial) -> list[str]:
-    alignment = winner.configuration.get("alignment", "none")
-    return [] if alignment == "none" else [f"Before EEG is given to the model it must be aligned: {alignment}.", ""]
-
-
 def _dataset_input(data: TrackedData) -> DatasetInput:
     digest = data.digest[:MAX_DIGEST]
     source = json.dumps({"uri": data.uri, "manifest_sha256": data.digest})
     return DatasetInput(Dataset(name="shards", digest=digest, source_type="eeg2fmri-shards", source=source))
 
 
-def _winner_tags(winner: LedgerTrial) -> list[RunTag]:
+def _winner_tags(winner: LedgerTrial) -> dict[str, str]:
     """Return the winner as tags: a study that is extended may find another one, and MLflow's params never change."""
     chosen = {"number": winner.number, **winner.configuration}
-    return [RunTag(f"winner.{key}", str(value)) for key, value in sorted(chosen.items())]
+    return {f"winner.{key}": str(value) for key, value in sorted(chosen.items())}
 
 
 def _progress(trial: LedgerTrial) -> str:
@@ -336,16 +345,42 @@ def _progress(trial: LedgerTrial) -> str:
     return f"{trial.state} and {len(trial.late)} late" if trial.late else trial.state
 
 
-def _costs(trial: LedgerTrial) -> list[Metric]:
-    costs = {"cost/seconds": trial.seconds, "cost/fold_jobs": float(trial.num_jobs)}
-    return [Metric(key, value, 0, len(trial.late)) for key, value in costs.items()]
+def _ending(trial: LedgerTrial) -> dict[str, str]:
+    return {"stop_reason": trial.failure or trial.state.lower(), **({"uses": trial.uses} if trial.uses else {})}
+
+
+def _costs(trial: LedgerTrial) -> list[Point]:
+    at = len(trial.late)
+    return [("cost/seconds", trial.seconds, at), ("cost/fold_jobs", float(trial.num_jobs), at)]
+
+
+def _validation(trial: LedgerTrial, num_subjects: int) -> list[Point]:
+    """Return a trial's validation score by fold, and the mean with its 95 % interval."""
+    scores = trial.scores
+    if not scores:
+        return []
+    at = len(trial.late)
+    over_folds = estimate(np.array(list(scores.values())), max(num_subjects - NOT_TRAINING, 1), RAW)
+    found = {
+        VALIDATION_MEAN: over_folds.mean,
+        "cv/ci_low": over_folds.low,
+        "cv/ci_high": over_folds.high,
+        "cv/num_folds": float(len(scores)),
+    }
+    points = [(VALIDATION, score, fold) for fold, score in scores.items()]
+    return [*points, *((key, value, at) for key, value in found.items() if math.isfinite(value))]
+
+
+def _metrics(points: Sequence[Point]) -> list[Metric]:
+    return [Metric(key, float(value), 0, step) for key, value, step in points]
 
 
 def _params(configuration: Mapping[str, Any]) -> list[Param]:
     return [Param(key, str(value)) for key, value in sorted(configuration.items())]
 
 
-def _fold_table(trial: LedgerTrial) -> dict[str, list[Any]]:
-    records = [trial.records[fold] for fold in trial.scores]
-    columns = ("fold", "score", "best_epochs", "num_epochs", "seconds", "seed", "stop_reason")
+def _fold_table(trials: Sequence[LedgerTrial]) -> dict[str, list[Any]]:
+    """Return what each scored fold of each trial found, test scores left out."""
+    records = [trial.records[fold] for trial in trials for fold in trial.scores]
+    columns = ("trial", "fold", "score", "best_epochs", "num_epochs", "seconds", "seed", "stop_reason")
     return {column: [getattr(record, column) for record in records] for column in columns}

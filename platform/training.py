@@ -28,6 +28,7 @@ from datasets.storage import open_storage
 from platform.across_subjects import what_it_uses
 from platform.alignment import log_covariance, similarity_weights
 from platform.calibration import CURVE_MINUTES, Calibration, SubjectArrays, Timing, calibrated_scores, calibration_curve
+from platform.flipped_data import FlippedData
 from platform.folds import Fold
 from platform.ledger import FoldRecord
 from platform.loop import (
@@ -198,7 +199,7 @@ def snapshots_of(job: Job) -> JobSnapshots | None:
 @functools.lru_cache(maxsize=1)
 def open_data(settings: DataSettings) -> StudyData:
     """Open a study's data once in this process: an actor that is reused for many jobs keeps it."""
-    return StudyData(settings)
+    return FlippedData(settings) if settings.flipped else StudyData(settings)
 
 
 def build_model(job: Job, data: StudyData, products: TrainingProducts) -> tuple[nn.Module, Tensor | None]:
@@ -401,6 +402,42 @@ def train_fold(job: Job, worker: Worker) -> TrainedFold:
         evaluator=evaluator,
         history=history,
     )
+
+
+def score_trained(job: Job, workers: Workers) -> tuple[float, ...]:
+    """Train a fold job for ``stop_after`` epochs, scored by nobody on the way; return its subjects' scores at the end.
+
+    Raises:
+        TrainingDiverged: where it diverged.
+    """
+    if workers.count == 1:
+        scores = _scores_at_the_end(job, Worker(device="cuda" if workers.gpus else "cpu"))
+    else:
+        scores = run_on_workers(job, workers, _end_on_workers)
+    if not isinstance(scores, tuple):
+        raise TrainingDiverged(str(scores))
+    if (snapshots := snapshots_of(job)) is not None:
+        snapshots.remove()
+    return scores
+
+
+def _scores_at_the_end(job: Job, worker: Worker) -> tuple[float, ...]:
+    assert job.fold is not None
+    data = open_data(job.data)
+    products = _products(job, data)
+    _, model = _train(job, data, products, worker, evaluator=None)
+    if worker.rank:
+        return ()
+    has_basis = bool(_training_config(job).output_rank)
+    score = FoldEvaluator(data, job.fold, products, has_basis=has_basis, inputs=_inputs(job, data))
+    return score(model).scores
+
+
+def _end_on_workers(config: dict[str, Job]) -> tuple[float, ...] | str:
+    try:
+        return _scores_at_the_end(config["job"], this_worker())
+    except TrainingDiverged as error:
+        return str(error)
 
 
 def run_on_workers(job: Job, workers: Workers, train_worker: Callable[[dict[str, Any]], Any]) -> Any:  # noqa: ANN401

@@ -23,8 +23,9 @@ SHARED_WITH_PLATFORM = {
 ALSO = {
     "platform.new_eeg": {"datasets.eeg", "datasets.bad_channels", "datasets.bids.eeg", "datasets.recording"},
     "platform.packaging": {"datasets.eeg"},
+    "platform.selftest": {"datasets.simulator.shards", "datasets.simulator.study"},
 }
-"""New EEG must be treated as preparation did, and a model says how."""
+"""New EEG must be treated as preparation did, and a model says how; a selftest simulates."""
 MLFLOW = {"platform.tracking", "platform.logged_model"}
 PORTABLE = "platform.portable"
 """A logged model carries it under another package's name."""

@@ -4,17 +4,20 @@ import functools
 import json
 from pathlib import Path
 
+import mlflow
 import mne
 import nibabel
 import numpy as np
 import pytest
 from small_study import NUM_CHANNELS, NUM_VOXELS, RATE_HZ, write_small_study
 
+from datasets.command_line import run_command
 from datasets.eeg import EegSettings, clean_eeg, fit_normaliser
 from datasets.errors import BadInput
 from datasets.recording import EegSignal
 from datasets.shards import read_shard
 from platform import new_eeg as new_eeg_module
+from platform import predict as predict_module
 from platform.fold_models import exported
 from platform.folds import leave_one_subject_out
 from platform.logged_model import Standing, alias_of
@@ -23,7 +26,7 @@ from platform.metrics import temporal_r
 from platform.new_eeg import rows_of, stretches_of
 from platform.packaging import Package, filter_kernel, half_width, write_package
 from platform.portable import PortableModel
-from platform.predict import checked_output, predict_file
+from platform.predict import checked_output, main, predict_file
 from platform.products import DataSettings
 from platform.training import Job, TrainedFold, Worker, train_fold, whole_model
 
@@ -253,3 +256,70 @@ def test_half_an_interval_is_two_standard_errors_of_prediction():
 def test_an_output_that_cannot_be_is_refused(given):
     with pytest.raises(BadInput, match="--output must"):
         checked_output(given)
+
+
+def without(eeg_CN: np.ndarray, missing: list[int], folder: Path) -> Path:
+    """Write EEG that lacks some channels."""
+    left = [row for row in range(NUM_CHANNELS) if row not in missing]
+    path = folder / "fewer_eeg.fif"
+    raw_of(eeg_CN[left], names=[f"C{row}" for row in left]).save(path, overwrite=True, verbose="error")
+    return path
+
+
+def test_a_missing_channel_is_filled_and_the_volumes_stay_near(model, tmp_path):
+    """What is missing is what its neighbours say: the other channels share much of its signal."""
+    whole, output = written(tmp_path, ".fif"), tmp_path / "bold.nii.gz"
+    predict_file(model, whole, output, name="")
+    expected = np.asarray(nibabel.load(output).dataobj)
+    predict_file(model, without(new_eeg(), [1], tmp_path), output, name="")
+    found = np.asarray(nibabel.load(output).dataobj)
+    assert found.shape == expected.shape
+    assert np.isfinite(found).all()
+    assert np.corrcoef(found[expected != 0], expected[expected != 0])[0, 1] > 0.5
+
+
+def test_too_many_missing_channels_are_refused_and_nothing_is_written(model, tmp_path):
+    eeg = without(new_eeg(), list(range(1, NUM_CHANNELS)), tmp_path)
+    with pytest.raises(BadInput, match=f"lacks {NUM_CHANNELS - 1} of the model's {NUM_CHANNELS} channels"):
+        predict_file(model, eeg, tmp_path / "bold.nii.gz", name="")
+    assert [path.name for path in tmp_path.iterdir()] == [eeg.name]
+
+
+def status_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["predict", *arguments])
+    return run_command(main)
+
+
+def test_the_command_ends_with_0_where_it_wrote_and_with_2_where_it_refused(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(predict_module, "fetch", lambda *_: model.folder)
+    given = ["--model", "models:/m@champion", "--output", str(tmp_path / "bold.nii.gz"), "--tracking", "sqlite://"]
+    assert status_of(monkeypatch, *given, "--eeg", str(written(tmp_path, ".fif"))) == 0
+    assert capsys.readouterr().out.splitlines()[0] == str(tmp_path / "bold.nii.gz")
+    assert status_of(monkeypatch, *given, "--eeg", str(tmp_path / "nothing.fif")) == 2
+    refusal = capsys.readouterr().err.splitlines()
+    assert len(refusal) == 1
+    assert refusal[0].startswith("error: no EEG at")
+
+
+def test_an_unreachable_server_is_one_line_and_status_2(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    before = mlflow.get_tracking_uri()
+    try:
+        status = status_of(
+            monkeypatch, "--model", "models:/m@champion", "--eeg", "e.fif", "--output", str(tmp_path / "bold.nii.gz"),
+            "--tracking", "http://127.0.0.1:9",
+        )  # fmt: skip
+    finally:
+        mlflow.set_tracking_uri(before)
+    refusal = capsys.readouterr().err.splitlines()
+    assert status == 2
+    assert len(refusal) == 1
+    assert "cannot fetch models:/m@champion from http://127.0.0.1:9" in refusal[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_score_is_no_champion_where_it_was_not_corrected_or_is_a_controls():
+    old = Standing(score=0.2, data="a")
+    assert alias_of(Standing(score=None, data="a"), old) == "challenger"
+    assert alias_of(Standing(score=0.9, data="a", is_control=True), None) == ""
+    assert alias_of(Standing(score=0.1, data="a"), Standing(score=None, data="a")) == "champion"

@@ -56,7 +56,7 @@ def test_every_trial_is_a_child_run_with_one_validation_score_per_fold(undisturb
     scores = mlflow_rows(
         home,
         "SELECT m.step, m.value FROM metrics m JOIN runs r USING (run_uuid) "
-        "WHERE r.name = 'trial-0000' AND m.key = 'validation_temporal_r_responsive' ORDER BY 1",
+        "WHERE r.name = 'trial-0000' AND m.key = 'cv/validation' ORDER BY 1",
     )
     assert [step for step, _ in scores] == [0, 1, 2, 3, 4]
     records = table(home)["records"]
@@ -70,13 +70,14 @@ def test_the_winners_model_and_figure_are_artifacts_of_the_studys_run(undisturbe
     assert {"target_and_prediction.png", "MLmodel", "comparison.json"} <= artifacts
 
 
-def test_test_scores_are_in_no_childs_metrics(undisturbed):
-    home, _ = undisturbed
+def test_of_all_childs_only_the_winner_has_a_test_score(undisturbed):
+    home, printed = undisturbed
+    number = int(re.search(r"best configuration \(trial (\d+)", printed)[1])
     keys = mlflow_rows(
-        home, "SELECT DISTINCT m.key FROM metrics m JOIN runs r USING (run_uuid) WHERE r.name LIKE 'trial-%'"
+        home, "SELECT DISTINCT r.name, m.key FROM metrics m JOIN runs r USING (run_uuid) WHERE r.name LIKE 'trial-%'"
     )
-    assert keys
-    assert not [key for (key,) in keys if "test" in key]
+    assert {name for name, _ in keys} == {"trial-0000", "trial-0001", "trial-0002"}
+    assert [each for each in keys if "test" in each[1]] == [(f"trial-{number:04d}", "test/temporal_r_responsive")]
 
 
 def further_scores(home: Path) -> dict[str, dict]:

@@ -7,11 +7,31 @@ import pytest
 
 from platform.baselines import BASELINES, CONFOUNDS, FITTED_IN_SUBJECT, KNOWS_EEG
 from platform.calibration import Calibration
+from platform.findings import Findings
 from platform.ledger import WINNER, BaselineFolds, FoldRecord, LedgerTrial
+from platform.statistics import MIXED_MODEL, RAW, Estimate
 from platform.study import StudyResult
 from platform.summary import WIDTH, summary
+from platform.verdict import CONFOUND, Verdict
 
 NUM_SUBJECTS = 5
+FOUND = Findings(
+    study="transformer",
+    is_closed=True,
+    winner=LedgerTrial(number=3, state="COMPLETE", params={}, configuration={}, records={}),
+    raw=Estimate(mean=0.2, low=0.11, high=0.29, method=RAW, num_subjects=NUM_SUBJECTS, is_selected=True),
+    corrected=Estimate(mean=0.15, low=0.06, high=0.24, method=MIXED_MODEL, num_subjects=NUM_SUBJECTS),
+    bootstrapped=None,
+    unselected=(),
+    comparisons=(),
+    leaders=(3,),
+    cheapest=3,
+    smallest_effect=0.09,
+    seed_sd=None,
+    importance=(),
+    nulls=(),
+    verdict=Verdict(word=CONFOUND, reasons=("temporal r +0.150, above 0 (95 % interval from +0.060)",)),
+)
 
 
 def trial(number: int, scores: Sequence[float], state: str = "COMPLETE") -> LedgerTrial:
@@ -92,8 +112,12 @@ def test_a_winner_that_is_not_above_the_best_baseline_is_said_not_to_be(scores):
     assert "is NOT above the best baseline (ridge_band_power)" in text
 
 
-def test_that_the_winner_is_the_best_of_many_is_said():
-    assert "the best of 4 configurations on these very subjects" in summary(result())
+def test_what_choosing_added_is_taken_off_and_the_verdict_has_its_reasons():
+    text = summary(result(findings=FOUND))
+    assert "it scores +0.050 too high; a new subject may expect +0.150 (95 % interval +0.060 to +0.240)" in text
+    assert row(text, "The smallest score").endswith("four times out of five: 0.090.")
+    assert row(text, "VERDICT:").startswith("VERDICT: confound (")
+    assert row(text, "temporal r +0.150, above 0")
 
 
 def test_a_control_is_marked_and_a_study_of_recorded_pairs_is_not():

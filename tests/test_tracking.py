@@ -1,12 +1,9 @@
 """The ledger on its way to a real MLflow server: every run once, whatever was down or started anew in between."""
 
+import json
 import os
-import signal
 import socket
-import subprocess
-import sys
-import time
-import urllib.request
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +14,14 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow_server import MlflowServer, relay_to
 from small_study import NUM_VOXELS, RATE_HZ, write_small_study
 from torch import nn
 
 from conftest import free_ports
 from datasets.errors import BadInput
+from platform import outbox
+from platform.findings import findings
 from platform.fold_models import exported
 from platform.ledger import FoldRecord, Ledger, open_ledger
 from platform.logged_model import CHAMPION, fetch
@@ -30,15 +30,15 @@ from platform.packaging import Package
 from platform.portable import PortableModel
 from platform.products import DataSettings, StudyData
 from platform.samplers import propose
-from platform.tracking import OBJECTIVE, TrackedData, Tracker, TrackingSettings, check_tracking
+from platform.study_note import Origin, study_note
+from platform.tracking import TEST, VALIDATION, TrackedData, Tracker, TrackingSettings, check_tracking
 from search_spaces import SEARCH_SPACES
 
 DIGEST = "0123456789abcdef" * 4
-DATA = TrackedData(uri="s3://bucket/shards", digest=DIGEST)
 NUM_FOLDS = 3
+DATA = TrackedData(uri="s3://bucket/shards", digest=DIGEST, num_subjects=NUM_FOLDS)
 COMPLETE, PRUNED, FAILED = 0, 1, 2
 CHANNELS, SAMPLES, PATTERNS = 4, 30 * 125, 4
-START_SECONDS = 90.0
 LISTED = 1000
 
 
@@ -48,44 +48,19 @@ def made_test_score(trial: int, fold: int) -> float:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[str]:
-    """Start an MLflow server on loopback and end it by its process group."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    port = free_ports(1)[0]
-    host = f"127.0.0.1:{port}"
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts"),
-        "--serve-artifacts", "--allowed-hosts", host,
-    ]  # fmt: skip
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env={**kept, "MLFLOW_DISABLE_TELEMETRY": "true"},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        try:
-            wait_until_healthy(process, f"http://{host}/health", folder / "log")
-            yield f"http://{host}"
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+def mlflow_server(tmp_path_factory) -> Iterator[MlflowServer]:
+    """Start an MLflow server on loopback, and end it."""
+    started = MlflowServer(folder=tmp_path_factory.mktemp("mlflow"), port=free_ports(1)[0])
+    try:
+        started.start()
+        yield started
+    finally:
+        started.kill()
 
 
-def wait_until_healthy(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            urllib.request.urlopen(url, timeout=2.0).close()
-        except OSError:
-            time.sleep(0.2)
-        else:
-            return
-    raise RuntimeError(f"MLflow did not start within {START_SECONDS:.0f} s: {log.read_text()[-2000:]}")
+@pytest.fixture(scope="module")
+def server(mlflow_server) -> str:
+    return mlflow_server.url
 
 
 @pytest.fixture(autouse=True)
@@ -135,7 +110,7 @@ class Study:
 
 
 def made_ledger(folder: Path, name: str) -> Ledger:
-    ledger = open_ledger(f"sqlite:///{folder}/studies.db", name, {"seed": 0})
+    ledger = open_ledger(f"sqlite:///{folder}/studies.db", name, {"seed": 0, "architecture": "small"})
     ledger.note("uid", f"uid-of-{name}")
     for trial, folds in ((COMPLETE, 3), (PRUNED, 2), (FAILED, 1)):
         ledger.add(propose(ledger.history(trial - 1), "tpe", SEARCH_SPACES["transformer"], 0, trial))
@@ -169,7 +144,7 @@ def made_record(trial: int, fold: int) -> FoldRecord:
 
 @pytest.fixture
 def study(request, tmp_path, server) -> Study:
-    name = request.node.name.removeprefix("test_")[:40]
+    name = request.node.name.removeprefix("test_")[-60:].strip("[]")
     return Study(ledger=made_ledger(tmp_path, name), uri=server, experiment=name)
 
 
@@ -203,12 +178,16 @@ def test_trials_are_child_runs_of_the_study_with_how_they_ended(sent):
 @pytest.mark.parametrize(("trial", "folds"), [(COMPLETE, [0, 1, 2]), (PRUNED, [0, 1]), (FAILED, [])])
 def test_every_fold_that_was_scored_is_a_step_of_the_objective(sent, trial, folds):
     run = sent.runs()[f"trial-{trial:04d}"]
-    history = sorted(sent.client.get_metric_history(run.info.run_id, OBJECTIVE), key=lambda point: point.step)
+    history = sorted(sent.client.get_metric_history(run.info.run_id, VALIDATION), key=lambda point: point.step)
     scores = sent.ledger.trials[trial].scores
     assert [(point.step, point.value) for point in history] == [(fold, scores[fold]) for fold in folds]
-    assert run.data.metrics.get("num_folds", 0) == len(folds)
+    assert run.data.metrics.get("cv/num_folds", 0) == len(folds)
     if folds:
-        assert run.data.metrics[f"mean_{OBJECTIVE}"] == pytest.approx(sum(scores.values()) / len(folds))
+        mean, error = np.mean(list(scores.values())), np.std(list(scores.values()), ddof=1)
+        quantile = {2: 12.7062, 3: 4.3027}[len(folds)]  # Student's t, 97.5 %
+        half = quantile * error * np.sqrt(1 / len(folds) + 1)  # with 3 subjects one trains
+        found = [run.data.metrics[f"cv/{key}"] for key in ("validation_mean", "ci_low", "ci_high")]
+        assert found == pytest.approx([mean, mean - half, mean + half], rel=1e-4)
 
 
 def test_a_trials_parameters_are_its_whole_configuration(sent):
@@ -217,14 +196,17 @@ def test_a_trials_parameters_are_its_whole_configuration(sent):
         assert sent.runs()[f"trial-{trial.number:04d}"].data.params == expected
 
 
-def test_what_each_fold_found_is_a_table(sent):
+def test_what_each_fold_found_is_a_table_of_the_study(sent):
     runs = sent.runs()
-    assert sent.artifacts(runs["trial-0002"]) == set()
-    rows = mlflow_table(sent, runs["trial-0001"], "folds.json")
-    assert rows["fold"] == [0, 1]
-    assert rows["score"] == pytest.approx(list(sent.ledger.trials[PRUNED].scores.values()))
-    assert rows["best_epochs"] == [1, 2]
-    assert rows["stop_reason"] == ["all epochs", "all epochs"]
+    assert [sent.artifacts(runs[f"trial-000{trial}"]) for trial in range(3)] == [set()] * 3
+    rows = mlflow_table(sent, runs["sent"], "folds.json")
+    assert rows["trial"] == [COMPLETE] * 3 + [PRUNED] * 2
+    assert rows["fold"] == [0, 1, 2, 0, 1]
+    scores = [score for trial in sent.ledger.trials for score in trial.scores.values()]
+    assert rows["score"] == pytest.approx(scores)
+    assert rows["best_epochs"] == [1, 2, 3, 1, 2]
+    assert set(rows["stop_reason"]) == {"all epochs"}
+    assert json.loads(runs["sent"].data.tags["mlflow.loggedArtifacts"]) == [{"path": "folds.json", "type": "table"}]
 
 
 def mlflow_table(study: Study, run: Run, name: str) -> dict[str, list[object]]:
@@ -295,7 +277,7 @@ def test_a_trial_that_was_sent_by_halves_is_sent_whole(study):
     study.client.update_run(run.info.run_id, status="RUNNING")
     assert study.send_all()
     assert study.runs()["trial-0001"].info.status == "KILLED"
-    history = study.client.get_metric_history(run.info.run_id, OBJECTIVE)
+    history = study.client.get_metric_history(run.info.run_id, VALIDATION)
     assert {point.step for point in history} == {0, 1}
 
 
@@ -328,6 +310,53 @@ def test_a_server_that_is_down_stops_nothing_and_gets_all_of_it_later(study, cap
     assert len(study.runs()) == 4
 
 
+def test_a_server_that_is_killed_in_the_middle_gets_every_trial_once(study, mlflow_server, monkeypatch):
+    monkeypatch.setattr(outbox, "REST_SECONDS", 0.2)
+    tracker, trials = study.tracker(), study.ledger.trials
+    tracker.send_trial(trials[COMPLETE])
+    while_down, sent = threading.Event(), tracker._send_trial
+    monkeypatch.setattr(tracker, "_send_trial", lambda trial: (while_down.wait(), sent(trial)))
+    tracker.send_trial(trials[PRUNED])
+    mlflow_server.kill()
+    while_down.set()
+    tracker.send_trial(trials[FAILED])
+    mlflow_server.start()
+    assert tracker.finish("FINISHED")
+    assert {name: run.info.status for name, run in study.runs().items()} == {
+        study.ledger.name: "FINISHED", "trial-0000": "FINISHED", "trial-0001": "KILLED", "trial-0002": "FAILED",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_where_answers_are_lost_every_run_still_stands_there_once_and_whole(study, mlflow_server, monkeypatch, seed):
+    """Of the first requests a third is fulfilled, but the client never hears of it."""
+    are_lost = np.random.default_rng(seed).random(60) < 1 / 3
+    monkeypatch.setattr(outbox, "REST_SECONDS", 0.0)
+    monkeypatch.setattr(outbox, "LAST_WAITS_S", (0.0,) * 50)
+    with relay_to(mlflow_server.host) as relay:
+        relay.loses = lambda number: number < len(are_lost) and bool(are_lost[number])
+        assert study.send_all(relay.url)
+    runs = study.runs()
+    assert set(runs) == {study.ledger.name, "trial-0000", "trial-0001", "trial-0002"}
+    for trial in study.ledger.trials:
+        run = runs[f"trial-{trial.number:04d}"]
+        assert run.data.metrics.get("cv/num_folds", 0) == len(trial.scores)
+        assert run.data.tags["eeg2fmri.state"] == trial.state
+        assert run.data.tags["mlflow.parentRunId"] == runs[study.ledger.name].info.run_id
+
+
+def test_a_trial_takes_three_requests(study, mlflow_server):
+    """It is made, ended, and filled: MLflow's own interface makes no run that has ended and ends none in a batch."""
+    with relay_to(mlflow_server.host) as relay:
+        tracker = study.tracker(relay.url)
+        tracker.send_missing(study.ledger.trials)
+        assert tracker.finish("FINISHED")
+    whole = [request.rpartition("/mlflow/")[2] for request in relay.requests]
+    assert [whole.count(f"runs/{name}") for name in ("create", "update", "log-batch")] == [4, 4, 3]
+    trials = whole.index("runs/log-inputs") + 1
+    assert whole[trials : trials + 9] == ["runs/create", "runs/update", "runs/log-batch"] * 3
+
+
 # The winner
 
 
@@ -351,16 +380,20 @@ def winner(tmp_path_factory, server) -> tuple[Study, Volumes]:
         trained_on=("sub-01",),
         origin={"architecture": "small"},
     )
-    tracker.send_winner(
-        study.ledger.trials[COMPLETE],
-        {"": package, "sub-07": package},
-        data,
-        study.ledger.baselines(),
-        study.ledger.test_scores(COMPLETE),
-    )
+    send_winner(study, tracker, {"": package, "sub-07": package}, data)
     assert tracker.finish("FINISHED")
     mlflow.set_tracking_uri(before)
     return study, model
+
+
+def send_winner(study: Study, tracker: Tracker, packages: dict[str, Package], data: StudyData) -> None:
+    best, baselines = study.ledger.trials[COMPLETE], study.ledger.baselines()
+    test_scores = study.ledger.test_scores(COMPLETE)
+    origin = Origin(command="python -m platform.search small", shards=DATA.uri, digest=DIGEST)
+    tracker.send_models(best, packages, data)
+    tracker.send_winner(
+        best, baselines, test_scores, study_note(best, baselines, test_scores, findings(study.ledger), origin)
+    )
 
 
 def small_model() -> Volumes:
@@ -406,8 +439,9 @@ def test_the_champion_belongs_to_the_studys_run_and_says_what_it_is(winner):
     study, _ = winner
     version = study.client.get_model_version_by_alias("eeg2fmri-small", CHAMPION)
     assert version.run_id == study.runs()["winner"].info.run_id
-    assert version.description.startswith("What this model gives is a prediction, not a measurement.")
-    assert version.tags["eeg2fmri.data"] == DIGEST
+    assert version.description.startswith("**What this model gives is a prediction, not a measurement.**")
+    assert DIGEST in version.description
+    assert version.tags["eeg2fmri.trial"] == "0"
 
 
 def test_the_figure_the_comparison_and_the_note_stand_at_the_studys_run(winner, tmp_path):
@@ -423,11 +457,40 @@ def test_the_figure_the_comparison_and_the_note_stand_at_the_studys_run(winner, 
     assert rows["winner_test"] == [made_test_score(COMPLETE, fold) for fold in range(NUM_FOLDS)]
     assert rows["ridge_test"] == [0.2, 1.2, 2.2]
     note = run.data.tags["mlflow.note.content"]
-    assert "Trial 0: validation r +0.5100, test r +0.7780 over 3 subjects" in note
+    found = findings(study.ledger)
+    assert note.startswith(f"## {found.verdict.word}\n")
+    assert f"**r {found.corrected.mean:+.3f} (95 % interval" in note
+    assert all(f"- {reason}" in note for reason in found.verdict.reasons)
+    assert "| **trial 0** | +0.5100 | +0.7780 |" in note
+    assert run.data.tags["verdict"] == found.verdict.word
+    assert run.data.metrics["corrected/mean"] == found.corrected.mean
+    version = study.client.get_model_version_by_alias("eeg2fmri-small", CHAMPION)
+    assert float(version.tags["eeg2fmri.corrected_score"]) == found.corrected.mean
+    assert found.verdict.word in version.description
     assert "| ridge | +1.1000 | +1.2000 |" in note
+    assert "python -m platform.search small" in note
     assert run.data.tags["winner.number"] == "0"
-    assert run.data.metrics["mean_test_temporal_r_responsive"] == pytest.approx(0.778)
-    assert run.data.metrics["baseline_ridge_mean_test_temporal_r_responsive"] == pytest.approx(1.2)
+    assert run.data.metrics[TEST] == pytest.approx(0.778)
+    assert run.data.metrics["cv/baseline_ridge/validation_mean"] == pytest.approx(1.1)
+    assert run.data.metrics["test/baseline_ridge/temporal_r_responsive"] == pytest.approx(1.2)
+
+
+def test_models_that_are_registered_are_not_logged_again(winner):
+    study, _ = winner
+    tracker = study.tracker()
+    nothing = {"": None, "sub-07": None}  # logging these would fail
+    send_winner(study, tracker, nothing, None)
+    assert tracker.finish("FINISHED")
+    version = study.client.get_model_version_by_alias("eeg2fmri-small", CHAMPION)
+    assert version.version == "1"
+    assert len(study.client.search_model_versions("name = 'eeg2fmri-small'")) == 1
+    assert len(study.client.search_logged_models([study.runs()["winner"].info.experiment_id])) == 2
+
+
+def test_of_all_trials_only_the_winner_has_a_test_score(winner):
+    runs = winner[0].runs()
+    tested = {name: run.data.metrics.get(TEST) for name, run in runs.items() if name.startswith("trial-")}
+    assert tested == {"trial-0000": pytest.approx(0.778), "trial-0001": None, "trial-0002": None}
 
 
 # Settings
