@@ -18,6 +18,7 @@ from datasets.recording import EegSignal
 from datasets.shards import read_shard
 from platform import new_eeg as new_eeg_module
 from platform import predict as predict_module
+from platform.finalists import Finalist, mean_square_error
 from platform.fold_models import exported
 from platform.folds import leave_one_subject_out
 from platform.logged_model import Standing, alias_of
@@ -85,6 +86,18 @@ def test_a_fold_model_scores_its_test_subject_exactly_as_the_fold_did(data, tmp_
     targets = [trained.data.high_passed(run.targets[:, voxels].astype(np.float32)) for run in runs]
     score = temporal_r(predictions, targets, weights_V[voxels], layout.repetition_time_s)
     assert score == pytest.approx(trained.history.scores[-1][2], abs=1e-7)
+
+
+def test_a_95_percent_interval_holds_about_95_percent_of_a_subject_that_was_never_seen(data):
+    job = Job(
+        data=data, architecture="band_power", configuration={"output_rank": 4}, epochs=Epochs(maximum=1, patience=1),
+        seed=3, trial=0, fold=FOLD,
+    )  # fmt: skip
+    finalist = Finalist(trained=train_fold(job, Worker()))
+    half_V = half_width([mean_square_error(finalist, FOLD.validation)])
+    runs = finalist.data.runs(FOLD.test)
+    inside = [np.abs(finalist.prediction(run) - run.targets.astype(np.float32)) <= half_V for run in runs]
+    assert 0.90 < np.concatenate(inside).mean() < 0.97
 
 
 def new_eeg(seconds: int = SECONDS, rate_hz: int = RATE_HZ) -> np.ndarray:

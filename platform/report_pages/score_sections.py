@@ -170,8 +170,8 @@ def _beside_chart(studied: Studied) -> Chart:
         name="beside",
         title="Test scores of all predictors",
         says=says,
-        caption="r over time in responsive voxels. Each dot is one test subject, the upright line the mean. The corrected winner is what a "
-        "new subject may "
+        caption="r over time in responsive voxels. Each dot is one test subject, the upright line the mean. "
+        "The corrected winner is what a new subject may "
         "be expected to have. Nulls are means over subjects without coupling.",
         data=[corrected, *traces, means, *nulls],
         layout=layout_of(

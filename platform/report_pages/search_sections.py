@@ -16,6 +16,7 @@ from platform.report_pages.score_sections import MOST_TRIALS, ROW_HEIGHT, number
 from platform.report_pages.studied import Studied
 
 MOST_AXES = 9
+MOST_CHOICES = 12
 FEWEST_TRIALS = 2
 SHARES = 100
 
@@ -37,7 +38,7 @@ def the_search(studied: Studied) -> Section:
 
 
 def _importance(studied: Studied) -> Chart:
-    shown = studied.findings.importance
+    shown = studied.findings.importance[:MOST_CHOICES]
     names = [each.parameter.replace("_", " ") for each in shown]
     rows = [
         row(name, f"{each.share:.0%}", f"{each.low:.0%} to {each.high:.0%}")
@@ -52,7 +53,7 @@ def _importance(studied: Studied) -> Chart:
         title="Which choices mattered",
         says=f"{names[0]} accounts for {shown[0].share:.0%} of the differences between trials.",
         caption="Share of the differences between trials' validation scores that a choice accounts for, "
-        "with its interval. "
+        "with its interval; the first 12. "
         "Where intervals overlap, the order says nothing.",
         data=[trace],
         layout=layout_of("share, %", "", height=120 + ROW_HEIGHT * len(names), showlegend=False,
