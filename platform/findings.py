@@ -12,6 +12,7 @@ Suffixes: T trials, S subjects, which are numbered as the folds that they test.
 import itertools
 import math
 import statistics
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -193,7 +194,9 @@ def _shares(trials: Sequence[tuple[FrozenTrial, float]]) -> dict[str, float]:
     study.add_trials(
         create_trial(params=trial.params, distributions=trial.distributions, value=value) for trial, value in trials
     )
-    return dict(get_param_importances(study, evaluator=PedAnovaImportanceEvaluator()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna's own, where the best trials of a draw are all alike
+        return dict(get_param_importances(study, evaluator=PedAnovaImportanceEvaluator()))
 
 
 def _estimates(ledger: Ledger, winner: LedgerTrial) -> tuple[Estimate, Estimate, Estimate | None]:

@@ -34,7 +34,7 @@ from datasets.eeg import (
 )
 from datasets.errors import BadInput
 from datasets.recording import EegSignal
-from platform.portable import PortableModel
+from platform.portable import PortableModel, resampled
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ MOST_MISSING = 0.25
 _HEART = re.compile(r"ecg|ekg", re.IGNORECASE)
 _EDGE_SAMPLES = 16
 _WHOLE_SECOND = 1e-6
+_SAME_RATE = 1e-4
 
 Signal = NDArray[np.float32]
 Raw = Any
@@ -74,6 +75,7 @@ def seen_eeg(path: Path, model: PortableModel) -> Iterator[NDArray[np.float16]]:
     raw = opened(path)
     settings = EegSettings(**model.description["eeg"])
     stretches = stretches_of(raw.n_times / raw.info["sfreq"], margin_s=_margin_s(model, settings))
+    _check_rate(raw, model)
     _check_length(raw.n_times / raw.info["sfreq"], model)
     with tempfile.TemporaryDirectory(prefix="eeg2fmri-") as folder:
         num_samples = int(raw.n_times / raw.info["sfreq"] * model.eeg_rate_hz + _WHOLE_SECOND)
@@ -198,20 +200,29 @@ def _check_finite(eeg_CN: Signal, names: Sequence[str], since_s: float, rate_hz:
 def _clean_into(
     clean_CN: NDArray[np.float32], raw: Raw, stretch: Stretch, model: PortableModel, settings: EegSettings
 ) -> None:
-    settings = replace(settings, rate_hz=_reachable_rate_hz(raw, model))
-    clean = clean_eeg(signal_of(raw, stretch, model, settings), settings)
+    settings = replace(settings, rate_hz=model.eeg_rate_hz)
+    clean = clean_eeg(at_least(signal_of(raw, stretch, model, settings), model.eeg_rate_hz), settings)
     part = _part(clean_CN, stretch, model)
     first = round((stretch.start_s - stretch.read_from_s) * model.eeg_rate_hz)
     part[:] = clean.eeg[:, first : first + part.shape[1]]
 
 
-def _reachable_rate_hz(raw: Raw, model: PortableModel) -> float:
-    if raw.info["sfreq"] < model.eeg_rate_hz * (1 - 1e-4):
+def at_least(signal: EegSignal, rate_hz: float) -> EegSignal:
+    """Return a signal at a rate, where its own is lower: preparation takes rates down only."""
+    if signal.rate_hz >= rate_hz * (1 - _SAME_RATE):
+        return signal
+    heart = None if signal.ecg is None else resampled(signal.ecg[None], signal.rate_hz, rate_hz)[0]
+    return replace(signal, eeg_uv=resampled(signal.eeg_uv, signal.rate_hz, rate_hz), ecg=heart, rate_hz=rate_hz)
+
+
+def _check_rate(raw: Raw, model: PortableModel) -> None:
+    """Refuse a recording that lacks frequencies which the model was trained to see."""
+    seen_hz = float(model.description["rate_hz"])
+    if raw.info["sfreq"] < seen_hz * (1 - _SAME_RATE):
         raise BadInput(
-            f"the EEG has {raw.info['sfreq']:g} samples per second, but this model was trained on "
-            f"{model.eeg_rate_hz:g}: give the recording at that rate or above"
+            f"the EEG has {raw.info['sfreq']:g} samples per second, but this model sees {seen_hz:g}: give it "
+            "at that rate or above"
         )
-    return model.eeg_rate_hz
 
 
 def _part(clean_CN: NDArray[np.float32], stretch: Stretch, model: PortableModel) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ import mne
 import nibabel
 import numpy as np
 import pytest
+from scipy.signal import resample_poly
 from small_study import NUM_CHANNELS, NUM_VOXELS, RATE_HZ, write_small_study
 
 from datasets.command_line import run_command
@@ -222,6 +223,25 @@ def test_eeg_that_cannot_be_used_is_refused_and_nothing_is_written(model, tmp_pa
     with pytest.raises(BadInput, match=message):
         predict_file(model, eeg, tmp_path / "bold.nii.gz", name="")
     assert [path.name for path in tmp_path.iterdir()] == [eeg.name]
+
+
+def test_another_rate_gives_the_same_volumes_down_to_the_one_that_the_model_sees(model, tmp_path):
+    seen_hz = round(model.description["rate_hz"])
+    slow_CN = new_eeg(rate_hz=seen_hz)
+    found = []
+    for rate_hz in (seen_hz, RATE_HZ, 2 * RATE_HZ):
+        eeg, output = tmp_path / f"{rate_hz}.fif", tmp_path / f"{rate_hz}.nii.gz"
+        raw_of(resample_poly(slow_CN, rate_hz // seen_hz, 1, axis=1), rate_hz).save(eeg, verbose="error")
+        predict_file(model, eeg, output, name="")
+        found.append(np.asarray(nibabel.load(output).dataobj).ravel())
+    for other in found[1:]:
+        assert np.corrcoef(found[0], other)[0, 1] > 0.99
+
+
+def test_a_rate_below_what_the_model_sees_is_refused(model, tmp_path):
+    raw_of(new_eeg(rate_hz=100), 100).save(tmp_path / "slow.fif", verbose="error")
+    with pytest.raises(BadInput, match="has 100 samples per second, but this model sees 125"):
+        predict_file(model, tmp_path / "slow.fif", tmp_path / "bold.nii.gz", name="")
 
 
 def test_a_file_that_is_no_eeg_is_refused(model, tmp_path):

@@ -63,6 +63,7 @@ def study(folder, trials=(0, 1), *, closed=True, name="small", **terms) -> Ledge
 
 def with_more(ledger: Ledger) -> Ledger:
     """Add further scores and a null."""
+    ledger.note("locked_away", {"subjects": {"sub-08": 0.1, "sub-09": 0.3}})
     ledger.note("nulls", [{"name": "ridge_sign_flip", "observed": 0.1, "values": NULLS, "p": 0.05}])
     for fold in range(NUM_FOLDS):
         scores = {name: 0.001 * (fold + 1) * (at + 1) for at, name in enumerate(FURTHER)}
@@ -150,6 +151,14 @@ def test_the_verdict_comes_first_with_the_corrected_score(ledger, page):
         corrected["x"][0] - corrected["error_x"]["arrayminus"][0],
     ]
     assert ends == pytest.approx([found.corrected.high, found.corrected.low])
+
+
+def test_a_second_opinion_and_subjects_that_chose_nothing_stand_beside_the_corrected_score(ledger, page):
+    second = findings(ledger).bootstrapped
+    assert second is not None
+    assert cells(page, "a second opinion on it")[0].startswith(f"{second.mean:+.3f} [")
+    score, num_subjects, _ = cells(page, "subjects locked away")
+    assert (score[:8], num_subjects) == ("+0.200 [", "2")
 
 
 def test_no_other_trials_test_scores_stand_on_the_page(page):

@@ -12,12 +12,13 @@ from platform.ledger import LedgerTrial, mean
 from platform.report_pages.charts import Chart, Trace, heat_map, interval, layout_of, line, markers
 from platform.report_pages.page import Section, paragraph
 from platform.report_pages.studied import KIND_NAMES, KINDS, Studied
-from platform.statistics import ESTIMATES, Comparison, Estimate
+from platform.statistics import ESTIMATES, LOCKED_AWAY, NESTED, Comparison, Estimate
 
 MOST_TRIALS = 50
 MOST_IN_MAP = 30
 ROW_HEIGHT = 30
 SCORE = "r over time"
+UNSELECTED = {NESTED: "every subject, by what the others chose", LOCKED_AWAY: "subjects locked away"}
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -109,15 +110,13 @@ def _method(estimate: Estimate) -> str:
 
 def _estimate_table(studied: Studied) -> Markup:
     found = studied.findings
-    rows = [
-        row("the winner, test score as measured", within(found.raw), str(found.raw.num_subjects), _method(found.raw)),
-        row(
-            "the winner, corrected",
-            within(found.corrected),
-            str(found.corrected.num_subjects),
-            _method(found.corrected),
-        ),
-    ]
+    named = {
+        "the winner, test score as measured": found.raw,
+        "the winner, corrected": found.corrected,
+        **({"a second opinion on it": found.bootstrapped} if found.bootstrapped else {}),
+        **{UNSELECTED[each.method]: each for each in found.unselected},
+    }
+    rows = [row(name, within(each), str(each.num_subjects), _method(each)) for name, each in named.items()]
     rows += [
         row(f"null {null.name.replace('_', ' ')}", f"p = {null.p:.3g}", "", f"{len(null.values)} repetitions")
         for null in found.nulls
