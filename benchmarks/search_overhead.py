@@ -247,7 +247,7 @@ def _virtual_rows() -> list[Row]:
     for racing in ("none", "halving"):
         num_trials = VIRTUAL_JOBS // (VIRTUAL_FOLDS if racing == "none" else 6)
         settings = RacingSettings(
-            num_trials=num_trials, num_folds=VIRTUAL_FOLDS, racing=racing, commit_lag=VIRTUAL_SLOTS // 2
+            num_trials=num_trials, num_folds=VIRTUAL_FOLDS, racing=racing, commit_lag=VIRTUAL_SLOTS
         )
         start = time.perf_counter()
         found = simulated(settings, VIRTUAL_SLOTS, _score_of(0), 0)

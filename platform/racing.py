@@ -16,6 +16,7 @@ Last, finalists run again with other seeds.
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -85,7 +86,7 @@ class RacingSettings:
         """Folds that every trial gets."""
         return FIRST_FOLDS[self.racing] if self.first_folds is None else self.first_folds
 
-    @property
+    @functools.cached_property
     def rungs(self) -> tuple[int, ...]:
         """Numbers of folds after which a trial is compared with the others; the last one is all folds."""
         if self.racing == "none":
@@ -103,7 +104,7 @@ class RacingSettings:
         mean_folds = max(self.num_folds / 5, 3.0) if self.mean_folds is None else self.mean_folds
         return int(self.num_trials * mean_folds)
 
-    @property
+    @functools.cached_property
     def bracket(self) -> int:
         """Trials of a bracket: enough of them that the lag leaves most of them rivals."""
         return max(self.bracket_trials, 8 * self.commit_lag)
@@ -214,6 +215,7 @@ class Race:
         self._settings = settings
         self._settled: set[int] = set()
         self._promoted: dict[tuple[int, int], bool] = {}
+        self._wanted: dict[tuple[int, int], int] = {}
         self._models: dict[int, tuple[Posterior, int] | None] = {}
         self._rounds: list[list[FoldJob]] = []
         self._recorded: set[FoldJob] = set()
@@ -223,15 +225,22 @@ class Race:
         """Return the study's next step."""
         open_trials = [trial for trial in trials if not trial.is_told and trial.number not in self._settled]
         unsettled = [trial for trial in open_trials if not self.is_settled(trial, trials)]
+        num_running = Counter(trial for trial, _, _ in in_flight)
         for trial in unsettled:
-            for fold in self._settings.order(trial.number)[: self.num_folds_wanted(trial, trials)]:
-                if fold not in trial.scores and (trial.number, fold, 0) not in in_flight:
-                    return RunFold(trial.number, fold)
+            if len(trial.scores) + num_running[trial.number] < self.num_folds_wanted(trial, trials):
+                return self._missing_fold(trial, trials, in_flight)
         number = len(trials)
         told_up_to = number - self._settings.commit_lag
         if number < self._settings.num_trials and all(trial.number > told_up_to for trial in unsettled):
             return Propose(number, told_up_to)
         return Wait() if unsettled else self._late_job(trials, in_flight)
+
+    def _missing_fold(
+        self, trial: TrialProgress, trials: Sequence[TrialProgress], in_flight: Collection[FoldJob]
+    ) -> RunFold:
+        wanted = self._settings.order(trial.number)[: self.num_folds_wanted(trial, trials)]
+        missing = (fold for fold in wanted if fold not in trial.scores)
+        return RunFold(trial.number, next(fold for fold in missing if (trial.number, fold, 0) not in in_flight))
 
     def are_all_settled(self, trials: Sequence[TrialProgress]) -> bool:
         """Tell whether stage 1 is over."""
@@ -241,14 +250,22 @@ class Race:
         """Tell whether stage 1 has no more jobs for a trial."""
         if trial.is_told or trial.is_failed or trial.number in self._settled:
             return True
-        wanted = self._settings.order(trial.number)[: self.num_folds_wanted(trial, trials)]
-        if not all(fold in trial.scores for fold in wanted):
+        num_wanted = self.num_folds_wanted(trial, trials)
+        if len(trial.scores) < num_wanted:
+            return False
+        if not all(fold in trial.scores for fold in self._settings.order(trial.number)[:num_wanted]):
             return False
         self._settled.add(trial.number)
         return True
 
     def num_folds_wanted(self, trial: TrialProgress, trials: Sequence[TrialProgress]) -> int:
         """Return on how many folds, in its order, stage 1 lets a trial run by what is known now."""
+        key = trial.number, len(trial.scores)
+        if key not in self._wanted:
+            self._wanted[key] = self._count_wanted(trial, trials)
+        return self._wanted[key]
+
+    def _count_wanted(self, trial: TrialProgress, trials: Sequence[TrialProgress]) -> int:
         order = self._settings.order(trial.number)
         for rung in self._settings.rungs[:-1]:
             if not all(fold in trial.scores for fold in order[:rung]):
