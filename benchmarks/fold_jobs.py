@@ -17,12 +17,13 @@ from benchmarks.table import Row, print_table, times
 from datasets.cluster import connected
 from platform.fold_jobs import FoldJobs, StudySteps, run_fold_jobs
 from platform.folds import Fold, leave_one_subject_out
+from platform.job import Job, Workers, job_seed
 from platform.ledger import FoldRecord, LedgerTrial, open_ledger
-from platform.loop import Epochs
 from platform.products import DataSettings
 from platform.racing import RacingSettings
 from platform.samplers import Proposal, propose
-from platform.training import Job, Workers, job_seed, run_fold_job
+from platform.training import run_fold_job
+from platform.training_config import Epochs
 from search_spaces import SEARCH_SPACES
 
 ARCHITECTURE = "transformer"

@@ -30,13 +30,13 @@ from datasets.simulator.shards import DEFAULT_EEG_RATE_HZ, group_maps, simulate_
 from datasets.simulator.study import SimulationSettings, subject_truth_folder
 from datasets.simulator.truth import read_run, run_name
 from platform.folds import Fold, leave_one_subject_out
+from platform.job import Workers
 from platform.ledger import BaselineFolds
-from platform.loop import Epochs
 from platform.metrics import high_passed, temporal_r
 from platform.products import DataSettings, StudyData
 from platform.study import StudyResult, StudySettings, search
 from platform.tracking import TrackingSettings
-from platform.training import Workers
+from platform.training_config import Epochs
 
 ARCHITECTURES = ("band_power", "fully_connected", "convolutional", "transformer")
 RIDGE = "ridge_band_power"

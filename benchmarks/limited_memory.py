@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from platform.loop import Epochs, TrainingConfig, train
+from platform.loop import train
 from platform.models import ARCHITECTURES
 from platform.products import DataSettings, StudyData
+from platform.training_config import Epochs, TrainingConfig
 from platform.training_set import TrainingSet
 
 GROUPS = Path("/sys/fs/cgroup/memory")

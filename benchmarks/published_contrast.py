@@ -27,10 +27,11 @@ from datasets.simulator.shards import simulate_shards
 from datasets.simulator.study import SimulationSettings
 from platform.basis import gram_matrix, principal_components
 from platform.image_scores import SubjectImage, image_scores
-from platform.loop import Epochs, TrainingConfig, train
+from platform.loop import train
 from platform.metrics import correlation_from_products
 from platform.models import ARCHITECTURES
 from platform.products import DataSettings, StudyData
+from platform.training_config import Epochs, TrainingConfig
 from platform.training_set import Inputs, TrainingSet, cached_features
 from platform.windows import CachedRun, window_index
 

@@ -27,12 +27,12 @@ from datasets.cluster import connected
 from platform import fold_jobs
 from platform.fold_jobs import FoldJobs, StudySteps, run_fold_jobs
 from platform.folds import Fold
+from platform.job import Job, Workers
 from platform.ledger import FoldRecord, LedgerTrial, open_ledger, sealed
-from platform.loop import Epochs
 from platform.products import DataSettings
 from platform.racing import Propose, Race, RacingSettings, RunFold, TrialProgress
 from platform.samplers import Proposal, propose, study_in_memory
-from platform.training import Job, Workers
+from platform.training_config import Epochs
 from search_spaces import SEARCH_SPACES
 
 NAME = "search_overhead"

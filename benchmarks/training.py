@@ -24,12 +24,14 @@ from benchmarks.table import Row, print_table, times
 from datasets.shards import read_manifest
 from datasets.storage import open_storage
 from platform.folds import leave_one_subject_out
-from platform.loop import Epochs, TrainingConfig, Worker, train
+from platform.job import Job, Workers, job_seed
+from platform.loop import Worker, train
 from platform.losses import LOSSES
 from platform.models import ARCHITECTURES
 from platform.optimizers import OPTIMIZERS
 from platform.products import DataSettings, StudyData
-from platform.training import Job, Workers, job_seed, run_fold_job
+from platform.training import run_fold_job
+from platform.training_config import Epochs, TrainingConfig
 from platform.training_set import TrainingSet, cached_features
 from platform.windows import RunCache, eeg_batch, window_index
 

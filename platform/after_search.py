@@ -14,6 +14,7 @@ from typing import Any
 
 from datasets.cluster import run_tasks
 from platform.folds import Fold, leave_one_subject_out
+from platform.job import Job, Workers, job_seed
 from platform.ledger import Ledger, LedgerTrial, best_trial
 from platform.locked_away import fold_of, score_locked_away, score_locked_away_baselines
 from platform.loop import TrainingDiverged
@@ -27,7 +28,7 @@ from platform.nulls import (
 )
 from platform.products import DataSettings
 from platform.protocols import Division, nested_scores
-from platform.training import Job, Workers, job_seed, run_fold_job
+from platform.training import run_fold_job
 
 logger = logging.getLogger(__name__)
 

@@ -26,19 +26,12 @@ from platform.data_jobs import baseline_runs
 from platform.fold_models import FoldModel, exported, keep_fold_model
 from platform.folds import Fold
 from platform.image_scores import SubjectImage, image_scores
+from platform.job import Job, Workers
+from platform.job_model import open_data
 from platform.loop import TrainingDiverged, Worker, predict
 from platform.nulls import circular_shift_p
 from platform.products import DataSettings, StudyData
-from platform.training import (
-    Job,
-    TrainedFold,
-    Workers,
-    open_data,
-    run_on_workers,
-    this_worker,
-    train_fold,
-    whole_model,
-)
+from platform.training import TrainedFold, run_on_workers, this_worker, train_fold, whole_model
 from platform.unique_r import unique_r
 from platform.volume_scores import GreyMatter, parcels, volume_scores
 from platform.windows import CachedRun

@@ -16,11 +16,12 @@ from ray.tune.search import Searcher
 
 from datasets.errors import BadInput
 from platform.budgets import BudgetedRace, Budgets, is_over_gpu_hours
+from platform.job import Job, Workers
 from platform.job_clock import JobClock
 from platform.ledger import FoldRecord, Ledger, LedgerTrial, opened, sealed
 from platform.racing import Done, FoldJob, Propose, RacingSettings, RunFold, Wait
 from platform.samplers import Proposal
-from platform.training import Job, Workers, run_fold_job
+from platform.training import run_fold_job
 
 logger = logging.getLogger(__name__)
 

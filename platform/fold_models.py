@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from datasets.storage import open_storage
+from platform.job import Job
 from platform.models.ensemble import of_recording
-from platform.training import Job
 
 FOLDER = "fold_models"
 _EXAMPLE_WINDOWS = 3

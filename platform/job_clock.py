@@ -13,8 +13,8 @@ import ray
 from ray import tune
 from ray.tune.experiment import Trial
 
+from platform.job import Job, snapshots_of
 from platform.ledger import FoldRecord
-from platform.training import Job, snapshots_of
 
 _SECONDS_PER_MINUTE = 60.0
 _KILLED_FOR_MEMORY = ("OutOfMemoryError", "RAY_memory_usage_threshold")

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from platform.baselines import BASELINES, BaselineRun, Predict, score_fitted
 from platform.data_jobs import baseline_runs
 from platform.folds import Fold
+from platform.job import Job, Workers
 from platform.metrics import temporal_r
 from platform.products import DataSettings, StudyData
-from platform.training import Job, Workers, score_trained
+from platform.training import score_trained
 
 
 def fold_of(subject: str, number: int, in_folds: Sequence[str]) -> Fold:

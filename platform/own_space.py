@@ -22,8 +22,8 @@ from optuna.samplers import RandomSampler
 from optuna.trial import create_trial
 
 from datasets.errors import BadInput
+from platform.job import split_configuration
 from platform.samplers import propose, space_digest, study_in_memory
-from platform.training import split_configuration
 from search_spaces import SEARCH_SPACES, SearchSpace
 from search_spaces.presets import PRESETS
 

@@ -22,9 +22,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from platform.job import Job
 from platform.ledger import FoldRecord, LedgerTrial, mean
 from platform.racing import NUM_REPEATS
-from platform.training import Job
 
 logger = logging.getLogger(__name__)
 

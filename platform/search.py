@@ -22,7 +22,7 @@ from datasets.errors import BadInput
 from datasets.storage import home_folder, open_storage
 from platform.budgets import Budgets
 from platform.calibration import MIN_CALIBRATION_MINUTES, Calibration
-from platform.loop import Epochs
+from platform.job import Workers
 from platform.models import ADAPTERS, ARCHITECTURES
 from platform.nulls import NUM_FLIPS
 from platform.own_space import search_space
@@ -34,7 +34,7 @@ from platform.samplers import SAMPLERS
 from platform.study import StudySettings, check_data, search
 from platform.summary import summary
 from platform.tracking import TrackingSettings, check_tracking
-from platform.training import Workers
+from platform.training_config import Epochs
 from platform.warm_start import starting_parameters
 from platform.windows import PAIRINGS, RATES_HZ
 from search_spaces.presets import PRESETS

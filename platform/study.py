@@ -27,6 +27,8 @@ from platform.findings import Findings, findings
 from platform.fold_jobs import FoldJobs, StudySteps, run_fold_jobs
 from platform.fold_models import exported, forget_fold_model, kept_fold_model
 from platform.folds import Fold
+from platform.job import Job, Workers, job_seed
+from platform.job_model import open_data
 from platform.ledger import (
     WINNER,
     BaselineFolds,
@@ -36,7 +38,7 @@ from platform.ledger import (
     best_trial,
     open_ledger,
 )
-from platform.loop import Epochs, TrainingDiverged
+from platform.loop import TrainingDiverged
 from platform.median_stopping import GRACE_EPOCHS, MIN_JOBS, MedianCurve, median_curve
 from platform.models import ARCHITECTURES, Volumes
 from platform.own_space import check_space, checked_configuration, search_space
@@ -52,7 +54,8 @@ from platform.report_pages.studied import FOLD_SUBJECTS
 from platform.samplers import Proposal, propose, space_digest
 from platform.study_note import Origin, study_note
 from platform.tracking import TrackedData, Tracker, TrackingSettings
-from platform.training import Job, RefitFailed, Workers, job_seed, open_data, refit
+from platform.training import RefitFailed, refit
+from platform.training_config import Epochs
 from search_spaces import SearchSpace
 
 logger = logging.getLogger(__name__)

@@ -5,142 +5,48 @@ is the same training without scores, and always a Ray Train run.
 """
 
 import dataclasses
-import functools
-import hashlib
-import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from ray import train as ray_train
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.train.v2.api.result import Result
 from torch import Tensor, nn
 
-from datasets.storage import open_storage
 from platform.across_subjects import what_it_uses
-from platform.alignment import log_covariance, similarity_weights
-from platform.calibration import CURVE_MINUTES, Calibration, SubjectArrays, Timing, calibrated_scores, calibration_curve
-from platform.flipped_data import FlippedData
+from platform.fold_evaluation import FoldEvaluator
 from platform.folds import Fold
+from platform.job import Job, Workers, snapshots_of, training_config
+from platform.job_model import build_model, job_features, job_inputs, job_products, open_data
 from platform.ledger import FoldRecord
 from platform.loop import (
-    Epochs,
     History,
-    Scored,
-    TrainingConfig,
     TrainingDiverged,
     Worker,
     is_out_of_memory,
     largest_fitting_batch,
-    predict,
     train,
-    without_wrapper,
 )
-from platform.median_stopping import MedianCurve
-from platform.metrics import FloatArray, high_passed, temporal_r
-from platform.models import ARCHITECTURES, Volumes
+from platform.models import Volumes
 from platform.models.blocks import EncodedModel
-from platform.models.ensemble import Ensemble, learned_from
 from platform.models.penalties import Penalised
-from platform.models.subject_layers import SubjectMixing, SubjectScale, WithSubjectLayer
-from platform.models.subjects import remember_subjects
-from platform.products import DataSettings, StudyData, TrainingProducts, output_weights, rank_limited
+from platform.products import StudyData, TrainingProducts, output_weights
 from platform.selection import best_position, cross_selected
-from platform.snapshots import JobSnapshots
-from platform.subject_arrays import EncoderAndHead, subject_arrays, training_moments
-from platform.training_set import Inputs, TrainingSet, cached_features
-from platform.windows import CachedRun
+from platform.training_config import TrainingConfig
+from platform.training_set import Inputs, TrainingSet
 
 WEIGHTS_FILE = "weights.pt"
-MOST_READ_BYTES = 256 * 2**20
-"""Of all runs' reading in memory; where there is more, every batch is read anew from its EEG."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One training: a configuration on the training subjects of a fold, or, with no fold, on the subjects given.
-
-    Attributes:
-        data: which data, and how it is read.
-        architecture, configuration: what is trained; the configuration is flat.
-        epochs: how long.
-        seed: of the weights, the order of batches and dropout.
-        trial: the trial's number.
-        fold: the fold to train and score on; None for a refit.
-        repeat: how often the trial ran on this fold before, with other seeds.
-        subjects: the subjects of a refit.
-        calibration: how the scored subjects' first minutes adapt the model; None for not at all.
-        stop_after: epochs after which a refit ends, on the schedule of ``epochs``; None for a fold job.
-        median: ends the job once its validation scores fall below it; None for never.
-        storage: where its snapshots lie, seen by every node; "" for none.
-        seconds_between_snapshots: at the least; None for the usual.
-    """
-
-    data: DataSettings
-    architecture: str
-    configuration: Mapping[str, Any]
-    epochs: Epochs
-    seed: int
-    trial: int
-    fold: Fold | None = None
-    repeat: int = 0
-    subjects: tuple[str, ...] = ()
-    calibration: Calibration | None = None
-    stop_after: int | None = None
-    median: MedianCurve | None = None
-    storage: str = ""
-    seconds_between_snapshots: float | None = None
-
-    @property
-    def digest(self) -> str:
-        """Hexadecimal; the same for the same training of the same data, wherever its snapshots lie."""
-        same = dataclasses.replace(self, storage="", seconds_between_snapshots=None)
-        content = json.dumps(dataclasses.asdict(same), sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:32]
-
-    @property
-    def training_subjects(self) -> tuple[str, ...]:
-        """Who is trained on."""
-        return self.fold.training if self.fold else tuple(sorted(self.subjects))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workers:
-    """Where a job runs: how many processes, and what each may use."""
-
-    count: int = 1
-    cpus: int = 1
-    gpus: float = 0.0
-    storage: str = ""
 
 
 class RefitFailed(RuntimeError):
     """The winner could not be trained on all subjects."""
-
-
-def job_seed(study_seed: int, trial: int, fold: int, repeat: int = 0) -> int:
-    """Return the seed of one fold job: the same for the same job of the same study, different for all others."""
-    mixed = [study_seed, trial, fold, *([repeat] if repeat else [])]
-    return int(np.random.SeedSequence(mixed).generate_state(1)[0])
-
-
-def split_configuration(architecture: str, configuration: Mapping[str, Any]) -> tuple[Any, TrainingConfig]:
-    """Return a flat configuration as the model's and training's own; ValueError where it has a key of neither."""
-    model_class = ARCHITECTURES[architecture].config
-    names = [{field.name for field in dataclasses.fields(which)} for which in (model_class, TrainingConfig)]
-    unknown = set(configuration) - names[0] - names[1]
-    if unknown:
-        raise ValueError(f"the {architecture} has no {sorted(unknown)}; it has {sorted(names[0] | names[1])}")
-    model, training = ({key: configuration[key] for key in configuration if key in known} for known in names)
-    return model_class(**model), TrainingConfig(**training)
 
 
 def run_fold_job(job: Job, workers: Workers) -> FoldRecord:
@@ -181,178 +87,12 @@ def refit(job: Job, workers: Workers) -> Volumes:
     if checkpoint is None:
         raise RefitFailed("it left no weights")
     data = open_data(job.data)
-    model, basis_KV = build_model(job, data, _products(job, data))
+    model, basis_KV = build_model(job, data, job_products(job, data))
     with checkpoint.as_directory() as folder:
         model.load_state_dict(torch.load(Path(folder) / WEIGHTS_FILE, weights_only=True))
     if (snapshots := snapshots_of(job)) is not None:
         snapshots.remove()
-    return Volumes(model, basis_KV, _features(job, data))
-
-
-def snapshots_of(job: Job) -> JobSnapshots | None:
-    """Return where a job's snapshots lie; None where it has no storage."""
-    if not job.storage:
-        return None
-    return JobSnapshots(open_storage(job.storage), job.digest, job.seconds_between_snapshots)
-
-
-@functools.lru_cache(maxsize=1)
-def open_data(settings: DataSettings) -> StudyData:
-    """Open a study's data once in this process: an actor that is reused for many jobs keeps it."""
-    return FlippedData(settings) if settings.flipped else StudyData(settings)
-
-
-def build_model(job: Job, data: StudyData, products: TrainingProducts) -> tuple[nn.Module, Tensor | None]:
-    """Return the job's model with fresh weights, and the basis of its output, (K, V), where it has one."""
-    model_config, training_config = split_configuration(job.architecture, job.configuration)
-    shape = data.model_shape(products.patterns_KV if training_config.output_rank else None)
-    trained_on = _trained_on(job, data)
-    num_members = min(training_config.num_members, len(trained_on))
-
-    def build() -> nn.Module:
-        model = ARCHITECTURES[job.architecture].build(model_config, shape)
-        remember_subjects(model, len(trained_on))
-        return _with_subject_layer(model, job, data) if training_config.subject_layers else model
-
-    torch.manual_seed(job.seed)
-    if num_members == 1:
-        return build(), shape.basis
-    members = [build() for _ in range(num_members)]
-    return Ensemble(members, _member_weights(job, data, num_members)), shape.basis
-
-
-def _with_subject_layer(model: nn.Module, job: Job, data: StudyData) -> WithSubjectLayer:
-    assert isinstance(model, EncodedModel)
-    num_subjects = len(_trained_on(job, data))
-    if (features := _features(job, data)) is None:
-        return WithSubjectLayer(SubjectMixing(num_subjects, len(data.manifest.layout.channel_names)), model)
-    shape = data.model_shape(None)
-    with torch.inference_mode():
-        num_features = features(torch.zeros(1, shape.num_channels, shape.num_samples)).shape[1]
-    return WithSubjectLayer(SubjectScale(num_subjects, num_features), model)
-
-
-def _trained_on(job: Job, data: StudyData) -> list[str]:
-    """Return the training subjects that have windows, as a training set numbers them."""
-    return [subject for subject in job.training_subjects if data.runs(subject)]
-
-
-def _member_weights(job: Job, data: StudyData, num_members: int) -> dict[str, Tensor]:
-    """Return how much each member counts for the subjects that a fold is scored on, by how their EEG covaries."""
-    if job.fold is None:
-        return {}
-    trained_on = _trained_on(job, data)
-    known, scored = (
-        {subject: log_covariance(data.mean_covariance(subject, "euclidean")) for subject in subjects}
-        for subjects in (trained_on, (*job.fold.validation, job.fold.test))
-    )
-    learned_from_MP = learned_from(num_members, len(trained_on)).numpy()
-    return {
-        subject: torch.from_numpy(similarity_weights(own_CC, np.stack(list(known.values())), learned_from_MP))
-        for subject, own_CC in scored.items()
-    }
-
-
-class FoldEvaluator:
-    """Scores a model on a fold's two validation subjects and its test subject, over the voxels that weigh.
-
-    With a calibration each of them adapts the model by its first minutes and is scored on the rest.
-    """
-
-    def __init__(
-        self,
-        data: StudyData,
-        fold: Fold,
-        products: TrainingProducts,
-        *,
-        has_basis: bool,
-        inputs: Inputs,
-        calibration: Calibration | None = None,
-    ) -> None:
-        self._inputs = inputs
-        self._calibration = calibration
-        self._training = [data.runs(subject) for subject in fold.training]
-        self._timing = Timing(
-            repetition_time_s=data.manifest.layout.repetition_time_s, window_volumes=data.window_volumes
-        )
-        self._voxels = np.flatnonzero(products.weights_V)
-        self._weights = products.weights_V[self._voxels]
-        self._basis = torch.from_numpy(products.patterns_KV[:, self._voxels]) if has_basis else None
-        self._layout = data.manifest.layout
-        self._subjects: list[tuple[Sequence[CachedRun], list[NDArray[np.float32]]]] = []
-        for subject in (*fold.validation, fold.test):
-            runs = data.runs(subject)
-            targets = [data.high_passed(run.targets[:, self._voxels].astype(np.float32)) for run in runs]
-            self._subjects.append((runs, targets))
-
-    def __call__(self, model: nn.Module) -> Scored:
-        """Return the scores of the first and second validation subject and of the test subject.
-
-        The trace is what is predicted for the first one's first run, before any calibration, averaged over voxels by
-        weight.
-        """
-        bare = without_wrapper(model)
-        if self._calibration is not None:
-            return self._calibrated(bare, self._calibration)
-        scores: list[float] = []
-        trace: list[float] = []
-        for runs, targets in self._subjects:
-            predictions = [self._voxel_series(predict(bare, run, self._inputs)) for run in runs]
-            scores.append(temporal_r(predictions, targets, self._weights, self._timing.repetition_time_s))
-            trace = trace or self._trace_of(predictions[0])
-        return Scored(scores=tuple(scores), trace=trace)
-
-    def _calibrated(self, model: nn.Module, calibration: Calibration) -> Scored:
-        subjects = self._arrays(model, calibration.how)
-        scores = calibrated_scores(subjects, calibration, self._weights, self._timing)
-        return Scored(scores=scores, trace=self._trace_of(subjects[0].predictions[0]))
-
-    def calibration_curve(
-        self, model: nn.Module, how: str, minutes: Sequence[float] = CURVE_MINUTES
-    ) -> dict[float, tuple[float, float, float]]:
-        """Return, by minutes of calibration, the scores of both validation subjects and of the test subject.
-
-        All are scored on the same windows, those after the longest calibration.
-        """
-        return calibration_curve(self._arrays(without_wrapper(model), how), how, self._weights, self._timing, minutes)
-
-    def _arrays(self, model: nn.Module, how: str) -> list[SubjectArrays]:
-        halves = EncoderAndHead(model)
-        training = training_moments(halves, self._training, self._inputs) if how == "eeg" else None
-        return [
-            subject_arrays(
-                halves,
-                runs,
-                [run.targets[:, self._voxels].astype(np.float32) for run in runs],
-                self._inputs,
-                self._voxel_series,
-                training,
-            )
-            for runs, _ in self._subjects
-        ]
-
-    def trace(self, prediction: list[float]) -> dict[str, Any]:
-        """Return the first validation subject's target over its first run beside a prediction of it."""
-        runs, targets = self._subjects[0]
-        run = runs[0]
-        layout = self._layout
-        return {
-            "recording": f"{run.subject}_task-{run.task}_run-{run.run}",
-            "first_s": run.window_volumes * layout.repetition_time_s + layout.reference_time_s,
-            "step_s": layout.repetition_time_s,
-            "target": _rounded(self._weighted_mean(targets[0])),
-            "prediction": prediction,
-        }
-
-    def _trace_of(self, prediction_TV: FloatArray) -> list[float]:
-        return _rounded(self._weighted_mean(high_passed(prediction_TV, self._timing.repetition_time_s)))
-
-    def _voxel_series(self, predicted_TK: Tensor) -> NDArray[np.float32]:
-        voxels_TV = predicted_TK[:, self._voxels] if self._basis is None else predicted_TK @ self._basis
-        return np.asarray(voxels_TV.numpy())
-
-    def _weighted_mean(self, series_TV: FloatArray) -> NDArray[np.float32]:
-        return np.asarray(series_TV @ self._weights / self._weights.sum())
+    return Volumes(model, basis_KV, job_features(job, data))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -380,16 +120,16 @@ class TrainedFold:
 
 def whole_model(job: Job, trained: TrainedFold) -> Volumes:
     """Return what a fold trained as a model from EEG to voxels, on the CPU."""
-    return Volumes(trained.model, trained.basis_KV, _features(job, trained.data)).cpu()
+    return Volumes(trained.model, trained.basis_KV, job_features(job, trained.data)).cpu()
 
 
 def train_fold(job: Job, worker: Worker) -> TrainedFold:
     """Train a fold job, or one worker's share of it, scored after every epoch."""
     fold = job.fold
     assert fold is not None
-    data, inputs = open_data(job.data), _inputs(job, open_data(job.data))
-    products = _products(job, data)
-    has_basis = bool(_training_config(job).output_rank)
+    data, inputs = open_data(job.data), job_inputs(job, open_data(job.data))
+    products = job_products(job, data)
+    has_basis = bool(training_config(job).output_rank)
     evaluator = FoldEvaluator(data, fold, products, has_basis=has_basis, inputs=inputs, calibration=job.calibration)
     history, model = _train(job, data, products, worker, evaluator)
     return TrainedFold(
@@ -424,12 +164,12 @@ def score_trained(job: Job, workers: Workers) -> tuple[float, ...]:
 def _scores_at_the_end(job: Job, worker: Worker) -> tuple[float, ...]:
     assert job.fold is not None
     data = open_data(job.data)
-    products = _products(job, data)
+    products = job_products(job, data)
     _, model = _train(job, data, products, worker, evaluator=None)
     if worker.rank:
         return ()
-    has_basis = bool(_training_config(job).output_rank)
-    score = FoldEvaluator(data, job.fold, products, has_basis=has_basis, inputs=_inputs(job, data))
+    has_basis = bool(training_config(job).output_rank)
+    score = FoldEvaluator(data, job.fold, products, has_basis=has_basis, inputs=job_inputs(job, data))
     return score(model).scores
 
 
@@ -473,13 +213,13 @@ def _run_here(job: Job, worker: Worker) -> FoldRecord:
 def _train(
     job: Job, data: StudyData, products: TrainingProducts, worker: Worker, evaluator: FoldEvaluator | None
 ) -> tuple[History, nn.Module]:
-    config = _training_config(job)
+    config = training_config(job)
     bare, basis = build_model(job, data, products)
     training = TrainingSet(
         runs=data.runs_of(job.training_subjects),
         coefficients_NK=torch.from_numpy(products.coefficients_NK) if basis is not None else None,
         weights_K=torch.from_numpy(output_weights(products, has_basis=basis is not None)),
-        inputs=_inputs(job, data),
+        inputs=job_inputs(job, data),
     )
     model = _penalised(bare, training, config).to(worker.device)
     if worker.world_size > 1:
@@ -518,56 +258,6 @@ def _penalised(model: nn.Module, training: TrainingSet, config: TrainingConfig) 
         adversary_weight=config.adversary_weight,
         coral_weight=config.coral_weight,
     )
-
-
-def _inputs(job: Job, data: StudyData) -> Inputs:
-    """Return what the job's model sees of windows: their EEG, or what this node keeps of it: features or a reading."""
-    alignment = _training_config(job).alignment
-    seen = job.training_subjects if job.fold is None else (*job.fold.training, *job.fold.validation, job.fold.test)
-    trained_on = _trained_on(job, data)
-    if (computed := _computed_before(job, data)) is None:
-        return data.eeg_inputs(seen, alignment, trained_on)
-    name, compute = computed
-    return cached_features(
-        pair
-        for subject in seen
-        for pair in zip(
-            data.runs(subject), data.window_features(subject, name, compute, alignment, trained_on), strict=True
-        )
-    )
-
-
-def _computed_before(job: Job, data: StudyData) -> tuple[str, Callable[[torch.Tensor], torch.Tensor]] | None:
-    """Return the name of what can be computed of windows before training, and what computes it; None where EEG is seen.
-
-    A reading does for EEG where nothing changes the EEG before it is read, and where all runs' fits into memory.
-    """
-    if (features := _features(job, data)) is not None:
-        return job.architecture, features
-    model_config, training_config = split_configuration(job.architecture, job.configuration)
-    shape = data.model_shape(None)
-    reading = ARCHITECTURES[job.architecture].reading(model_config, shape)
-    if reading is None or training_config.augmentation != "none" or training_config.subject_layers:
-        return None
-    with torch.inference_mode():
-        read_of_one = reading.read(torch.zeros(1, shape.num_channels, shape.num_samples))
-    num_windows = sum(run.num_windows for run in data.runs_of(data.manifest.subjects))
-    return (reading.name, reading.read) if read_of_one.nbytes * num_windows <= MOST_READ_BYTES else None
-
-
-def _features(job: Job, data: StudyData) -> nn.Module | None:
-    """Return what makes features of windows, where the architecture takes features in place of EEG."""
-    make = ARCHITECTURES[job.architecture].features
-    return None if make is None else make(data.model_shape(None))
-
-
-def _products(job: Job, data: StudyData) -> TrainingProducts:
-    config = _training_config(job)
-    return rank_limited(data.training_products(job.training_subjects, config.output), config.output_rank)
-
-
-def _training_config(job: Job) -> TrainingConfig:
-    return split_configuration(job.architecture, job.configuration)[1]
 
 
 def _run_on_workers(job: Job, workers: Workers) -> FoldRecord:
@@ -609,7 +299,7 @@ def _refit_worker(config: dict[str, Any]) -> None:
     job: Job = config["job"]
     worker = this_worker()
     data = open_data(job.data)
-    _, model = _train(job, data, _products(job, data), worker, evaluator=None)
+    _, model = _train(job, data, job_products(job, data), worker, evaluator=None)
     if worker.rank:
         ray_train.report({})
         return
@@ -622,7 +312,3 @@ def this_worker() -> Worker:
     """Return which of its group this Ray Train worker is."""
     context = ray_train.get_context()
     return Worker(rank=context.get_world_rank(), world_size=context.get_world_size(), device=str(get_device()))
-
-
-def _rounded(series_T: NDArray[np.float32]) -> list[float]:
-    return [round(float(value), 4) for value in series_T]

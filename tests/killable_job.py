@@ -14,9 +14,10 @@ import torch
 
 from platform import loop, products
 from platform.folds import leave_one_subject_out
-from platform.loop import Epochs
+from platform.job import Job, Workers
 from platform.products import DataSettings, StudyData
-from platform.training import Job, Workers, run_fold_job
+from platform.training import run_fold_job
+from platform.training_config import Epochs
 
 NUM_EPOCHS = 5
 CONFIGURATION = {

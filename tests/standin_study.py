@@ -21,12 +21,12 @@ from datasets.cluster import connected
 from datasets.command_line import run_command
 from platform import fold_jobs, study
 from platform.folds import leave_one_subject_out
+from platform.job import Job, Workers
 from platform.ledger import FoldRecord, Ledger, LedgerTrial, best_trial, open_ledger, read_ledger
 from platform.products import DataSettings
 from platform.progress import PlainProgress
 from platform.study import StudySettings
 from platform.tracking import TrackingSettings
-from platform.training import Job, Workers
 
 SCRIPT = Path(__file__).resolve()
 ROOT = SCRIPT.parent.parent

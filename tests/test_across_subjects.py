@@ -12,11 +12,13 @@ from platform import products, training
 from platform.across_subjects import what_it_uses
 from platform.alignment import euclidean_mean, piece_covariances
 from platform.folds import leave_one_subject_out
-from platform.loop import Epochs
+from platform.job import Job, Workers
+from platform.job_model import build_model
 from platform.models import ARCHITECTURES, Volumes
 from platform.models.ensemble import Ensemble
 from platform.products import DataSettings, StudyData
-from platform.training import Job, Workers, build_model, run_fold_job
+from platform.training import run_fold_job
+from platform.training_config import Epochs
 from platform.windows import eeg_batch, window_index
 
 METHODS = {

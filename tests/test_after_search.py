@@ -9,13 +9,14 @@ from small_study import write_small_study
 from platform import after_search
 from platform.after_search import LOCKED_AWAY, NESTED, NULLS, Afterwards
 from platform.baselines import BASELINES
+from platform.job import Job, Workers, job_seed
 from platform.ledger import FoldRecord, open_ledger
 from platform.locked_away import fold_of, score_locked_away_baselines
-from platform.loop import Epochs
 from platform.products import DataSettings
 from platform.protocols import divided, nested_scores
 from platform.samplers import Proposal
-from platform.training import Job, Workers, job_seed, run_fold_job, score_trained
+from platform.training import run_fold_job, score_trained
+from platform.training_config import Epochs
 
 SUBJECTS = [f"sub-{number:02d}" for number in range(1, 7)]
 CONFIGURATIONS = ({"output_rank": 4}, {"output_rank": 8})

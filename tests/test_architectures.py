@@ -11,6 +11,7 @@ from model_shapes import BATCH, CHANNELS, GRID, PATTERNS, RATE_HZ, VOLUMES, VOXE
 from torch import nn
 
 from platform import band_power
+from platform.job import split_configuration
 from platform.models import ARCHITECTURES, Volumes
 from platform.models import band_power as band_power_model
 from platform.models.blocks import NORMS, StochasticDepth
@@ -19,7 +20,6 @@ from platform.models.embedding import EMBEDDINGS
 from platform.models.encoding import ENCODINGS, TIME_ENCODINGS
 from platform.models.reading import laplacian
 from platform.models.transformer import DECODINGS, TOKEN_NORMS, TOKENS
-from platform.training import split_configuration
 
 WINDOW_SAMPLES, VOLUME_SAMPLES = VOLUMES * 2 * RATE_HZ, 2 * RATE_HZ
 

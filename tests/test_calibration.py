@@ -34,14 +34,16 @@ from platform.calibration import (
 )
 from platform.data_jobs import score_baselines
 from platform.folds import leave_one_subject_out
-from platform.loop import Epochs, Worker, predict
+from platform.job import Job, Workers
+from platform.loop import Worker, predict
 from platform.metrics import high_passed, temporal_r
 from platform.models import ARCHITECTURES
 from platform.models.ensemble import Ensemble
 from platform.products import DataSettings, StudyData
 from platform.search import main, parse_arguments, study_settings
 from platform.subject_arrays import EncoderAndHead
-from platform.training import Job, Workers, run_fold_job, train_fold
+from platform.training import run_fold_job, train_fold
+from platform.training_config import Epochs
 from platform.windows import CachedRun, eeg_batch
 
 TIMING = Timing(repetition_time_s=2.0, window_volumes=15)

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from platform import activations, augmentations, losses, optimizers, schedules, training_set
 from platform.activations import ACTIVATIONS
 from platform.augmentations import AUGMENTATIONS, Batch
-from platform.loop import TrainingConfig, count_plateaus
+from platform.loop import count_plateaus
 from platform.losses import LOSSES
 from platform.optimizers import OPTIMIZERS, averaged, settle
 from platform.schedules import SCHEDULES, Progress, warmed_up
+from platform.training_config import TrainingConfig
 from platform.training_set import ORDERS
 
 SHARES_DONE = [step / 997 for step in range(997)]

@@ -20,9 +20,10 @@ from platform.finalists import (
 )
 from platform.folds import leave_one_subject_out
 from platform.image_scores import IMAGE_SCORES
-from platform.loop import Epochs
+from platform.job import Job, Workers
 from platform.products import DataSettings, StudyData
-from platform.training import Job, Workers, run_fold_job
+from platform.training import run_fold_job
+from platform.training_config import Epochs
 from platform.volume_scores import VOLUME_SCORES
 
 HERE = Workers()

@@ -36,7 +36,9 @@ ORDER = (
     ("platform.search",),
     ("platform.study",),
     ("platform.racing", "platform.ledger", "platform.training"),
+    ("platform.fold_evaluation", "platform.job_model"),
     ("platform.loop",),
+    ("platform.job",),
     ("platform.windows",),
 )
 # What may be called while a module is imported: it makes a constant, and touches nothing outside.

@@ -16,12 +16,12 @@ from datasets.cluster import LOCAL, connected
 from platform import fold_jobs
 from platform.fold_jobs import FoldJobs, StudySteps, run_fold_jobs
 from platform.folds import Fold
+from platform.job import Job, Workers
 from platform.ledger import Ledger, LedgerTrial, open_ledger
-from platform.loop import Epochs
 from platform.products import DataSettings
 from platform.racing import RacingSettings
 from platform.samplers import Proposal
-from platform.training import Job, Workers
+from platform.training_config import Epochs
 
 TIMEOUT_S = 3.0
 GROUP_TIMEOUT_S = 90.0

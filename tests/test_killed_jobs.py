@@ -16,12 +16,13 @@ from killable_job import NUM_EPOCHS, killable_job
 from small_study import write_small_study
 
 from datasets.cluster import LOCAL, connected
-from platform import training
 from platform.fold_jobs import FoldJobs, StudySteps, run_fold_jobs
+from platform.job import Job, Workers, snapshots_of
+from platform.job_model import open_data
 from platform.ledger import FoldRecord, open_ledger
 from platform.racing import RacingSettings
 from platform.samplers import Proposal
-from platform.training import Job, Workers, run_fold_job, snapshots_of
+from platform.training import run_fold_job
 
 SCRIPT = Path(__file__).with_name("killable_job.py")
 ROOT = SCRIPT.parent.parent
@@ -155,7 +156,7 @@ def test_a_worker_of_two_killed_in_the_middle_of_a_job_costs_neither_the_job_nor
         alone = run_fold_job(killable_job(shards, tmp_path / "alone", **changes), Workers())
     finally:
         torch.set_num_threads(threads)
-        training.open_data.cache_clear()
+        open_data.cache_clear()
     job = killable_job(shards, tmp_path / "together", **changes)
     killer = Killer(job)
     with connected(LOCAL, 2):

@@ -4,8 +4,9 @@ import pytest
 from two_workers import example_model, example_training
 
 from platform.ledger import FoldRecord, LedgerTrial
-from platform.loop import Epochs, History, Scored, TrainingConfig, train
+from platform.loop import History, Scored, train
 from platform.median_stopping import GRACE_EPOCHS, MIN_JOBS, MedianCurve, median_curve
+from platform.training_config import Epochs, TrainingConfig
 
 MAX_EPOCHS = GRACE_EPOCHS + 4
 

@@ -10,9 +10,10 @@ from searching import ROOT, environment
 
 from platform.data_jobs import score_baselines
 from platform.folds import leave_one_subject_out
-from platform.loop import Epochs
+from platform.job import Job, Workers, job_seed
 from platform.products import DataSettings, StudyData
-from platform.training import Job, Workers, job_seed, run_fold_job
+from platform.training import run_fold_job
+from platform.training_config import Epochs
 from platform.windows import PAIRINGS
 from search_spaces import SEARCH_SPACES
 

@@ -13,9 +13,10 @@ from platform import products
 from platform.data_jobs import score_baselines
 from platform.events import NUM_LAGS
 from platform.folds import Fold, leave_one_subject_out
-from platform.loop import Epochs
+from platform.job import Job, Workers
 from platform.products import DataSettings, StudyData
-from platform.training import Job, Workers, run_fold_job
+from platform.training import run_fold_job
+from platform.training_config import Epochs
 
 TR_S, STORED_HZ, RATE_HZ = 2.16, 500, 125
 VOLUMES, SUBJECTS = 60, 5

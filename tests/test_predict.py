@@ -22,15 +22,17 @@ from platform import predict as predict_module
 from platform.finalists import Finalist, mean_square_error
 from platform.fold_models import exported
 from platform.folds import leave_one_subject_out
+from platform.job import Job
 from platform.logged_model import Standing, alias_of
-from platform.loop import Epochs
+from platform.loop import Worker
 from platform.metrics import temporal_r
 from platform.new_eeg import rows_of, stretches_of
 from platform.packaging import Package, filter_kernel, half_width, write_package
 from platform.portable import PortableModel
 from platform.predict import checked_output, main, predict_file
 from platform.products import DataSettings
-from platform.training import Job, TrainedFold, Worker, train_fold, whole_model
+from platform.training import TrainedFold, train_fold, whole_model
+from platform.training_config import Epochs
 
 SUBJECTS = [f"sub-{number:02d}" for number in range(1, 5)]
 FOLD = leave_one_subject_out(SUBJECTS, 0)[0]

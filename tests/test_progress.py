@@ -16,8 +16,8 @@ import pytest
 from rich.console import Console
 
 from platform.folds import Fold
+from platform.job import Job
 from platform.ledger import FoldRecord, LedgerTrial
-from platform.loop import Epochs
 from platform.products import DataSettings
 from platform.progress import (
     RunningJob,
@@ -33,7 +33,7 @@ from platform.progress import (
     standard_error,
     time_line,
 )
-from platform.training import Job
+from platform.training_config import Epochs
 
 ROOT = Path(__file__).resolve().parent.parent
 TEST_SCORE = 0.777

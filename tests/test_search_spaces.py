@@ -9,7 +9,7 @@ import torch
 from model_shapes import build, eeg
 
 from platform.activations import ACTIVATIONS
-from platform.loop import TrainingConfig
+from platform.job import split_configuration
 from platform.losses import LOSSES
 from platform.models import ADAPTERS, ARCHITECTURES
 from platform.models.convolutional import MIXINGS, POOLINGS
@@ -20,7 +20,7 @@ from platform.models.transformer import DECODINGS, TOKENS
 from platform.optimizers import OPTIMIZERS
 from platform.samplers import propose
 from platform.schedules import SCHEDULES
-from platform.training import split_configuration
+from platform.training_config import TrainingConfig
 from search_spaces import SEARCH_SPACES
 
 NUM_DRAWN, BUILT_EVERY = 1000, 50

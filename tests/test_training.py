@@ -17,22 +17,15 @@ from datasets.storage import open_storage
 from platform import loop, products, snapshots
 from platform.figures import trace_figure
 from platform.folds import leave_one_subject_out
+from platform.job import Job, Workers, job_seed
+from platform.job_model import build_model
 from platform.ledger import FoldRecord
-from platform.loop import (
-    Epochs,
-    Scored,
-    TrainingConfig,
-    TrainingDiverged,
-    Worker,
-    largest_fitting_batch,
-    pieces_of_workers,
-    predict,
-    train,
-)
+from platform.loop import Scored, TrainingDiverged, Worker, largest_fitting_batch, pieces_of_workers, predict, train
 from platform.models import ARCHITECTURES, Volumes
 from platform.products import DataSettings, StudyData
 from platform.snapshots import JobSnapshots
-from platform.training import Job, Workers, build_model, job_seed, run_fold_job
+from platform.training import run_fold_job
+from platform.training_config import Epochs, TrainingConfig
 from platform.training_set import TrainingSet
 from platform.windows import WINDOW_VOLUMES, eeg_batch, window_index
 

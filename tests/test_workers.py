@@ -8,13 +8,14 @@ import torch
 from small_study import write_small_study
 
 from datasets.cluster import LOCAL, connected, run_tasks
-from platform import training
 from platform.finalists import OBJECTIVE, TEST, score_finalist
 from platform.folds import leave_one_subject_out
+from platform.job import Job, Workers
+from platform.job_model import open_data
 from platform.ledger import FoldRecord
-from platform.loop import Epochs
 from platform.products import DataSettings, StudyData
-from platform.training import Job, Workers, run_fold_job
+from platform.training import run_fold_job
+from platform.training_config import Epochs
 
 pytestmark = [
     pytest.mark.slow,
@@ -42,7 +43,7 @@ def trained(tmp_path_factory) -> tuple[FoldRecord, FoldRecord, dict[str, dict[st
         alone = run_fold_job(job, Workers())
     finally:
         torch.set_num_threads(threads)
-        training.open_data.cache_clear()
+        open_data.cache_clear()
     two = Workers(count=2, storage=str(folder / "jobs"))
     with connected(LOCAL, 2):
         together = run_fold_job(job, two)

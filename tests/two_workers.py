@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import distributed, multiprocessing, nn
 
-from platform.loop import Epochs, History, Scored, TrainingConfig, Worker, predict, train, without_wrapper
+from platform.loop import History, Scored, Worker, predict, train, without_wrapper
 from platform.models import ARCHITECTURES
 from platform.models.ensemble import Ensemble
 from platform.models.penalties import Penalised
 from platform.models.shape import ModelShape
 from platform.models.subject_layers import SubjectMixing, WithSubjectLayer
+from platform.training_config import Epochs, TrainingConfig
 from platform.training_set import TrainingSet
 from platform.windows import WINDOW_VOLUMES, CachedRun
 
