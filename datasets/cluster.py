@@ -7,12 +7,14 @@ import itertools
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
+from ray._private import ray_constants  # Ray's one way to stay on loopback
 from ray.exceptions import RayError, RayTaskError
 
 from datasets.errors import BadInput
@@ -25,10 +27,16 @@ CONNECT_SECONDS = 10.0
 ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1", "RAY_TRAIN_V2_ENABLED": "1"}
 """Ray Train's controller otherwise looks after its workers every 2 s, which a short fold job spends waiting."""
 
+_LOOPBACK_INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
+ON_LOOPBACK = {"GLOO_SOCKET_IFNAME": _LOOPBACK_INTERFACE, "NCCL_SOCKET_IFNAME": _LOOPBACK_INTERFACE}
+"""What keeps the groups of workers of a local Ray on loopback, too."""
+
 
 @contextmanager
 def connected(address: str, cpus: int | None) -> Iterator[None]:
     """Connect to a Ray cluster, or start one for this process alone, and leave it in the end.
+
+    The one that is started listens on loopback only.
 
     Args:
         address: ``local`` (never whatever cluster happens to run on this machine), ``auto`` or a cluster's address.
@@ -36,27 +44,50 @@ def connected(address: str, cpus: int | None) -> Iterator[None]:
     """
     root = str(Path(__file__).resolve().parent.parent)
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+    environment = {**ENVIRONMENT, **ON_LOOPBACK, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
     is_local = address == LOCAL
     _check_somebody_listens(address)
+    with _loopback_only() if is_local else nullcontext():
+        _connect(address, environment if is_local else dict(ENVIRONMENT), cpus if is_local else None)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _connect(address: str, environment: dict[str, str], cpus: int | None) -> None:
     try:
         ray.init(
             address=address,
-            runtime_env={"env_vars": environment if is_local else dict(ENVIRONMENT)},
+            runtime_env={"env_vars": environment},
             log_to_driver=False,
             logging_level=logging.ERROR,
-            num_cpus=cpus if is_local else None,
-            include_dashboard=False if is_local else None,
+            num_cpus=cpus,
+            include_dashboard=False if address == LOCAL else None,
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise BadInput(
             f"cannot connect to Ray at {address}: {reason}; start one, or give --ray-address local"
         ) from error
+
+
+@contextmanager
+def _loopback_only() -> Iterator[None]:
+    """Let the Ray that is started meanwhile listen on loopback; by itself it listens on every interface.
+
+    It does so on macOS and Windows, and anywhere else where this variable says so.  Its processes read the variable;
+    this one has read it already, when Ray was imported.
+    """
+    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    before, was_enabled = os.environ.get(name), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
     try:
         yield
     finally:
-        ray.shutdown()
+        ray_constants.ENABLE_RAY_CLUSTER = was_enabled
+        os.environ.pop(name)
+        os.environ.update({} if before is None else {name: before})
 
 
 def _check_somebody_listens(address: str) -> None:

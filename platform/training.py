@@ -34,6 +34,7 @@ from platform.loop import (
     largest_fitting_batch,
     train,
 )
+from platform.meeting_point import torch_config
 from platform.models import Volumes
 from platform.models.blocks import EncodedModel
 from platform.models.penalties import Penalised
@@ -274,6 +275,7 @@ def _fit_with_ray_train(job: Job, workers: Workers, train_worker: Callable[[dict
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
+        torch_config=torch_config(),
         scaling_config=ray_train.ScalingConfig(
             num_workers=workers.count, use_gpu=bool(workers.gpus), resources_per_worker=resources
         ),
