@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from datasets.errors import BadInput, may_pass
+from datasets.redaction import RedactedFormatter, print_redacted, redacted
 from datasets.storage import without_secrets
 
 ENVIRONMENT_PREFIX = "EEG2FMRI_"
@@ -68,7 +69,7 @@ class CommandParser(argparse.ArgumentParser):
         """Refuse in one line; where an option's value may come from the environment, name the variable."""
         sources = [variable for _, name, variable in self._set_in_environment() if f"argument {name}:" in message]
         origin = f" ({sources[0]} is set in the environment)" if sources else ""
-        self.exit(EXIT_BAD_INPUT, f"error: {' '.join(message.split())}{origin}; see {self.prog} --help\n")
+        self.exit(EXIT_BAD_INPUT, redacted(f"error: {' '.join(message.split())}{origin}; see {self.prog} --help\n"))
 
     def _set_in_environment(self) -> list[tuple[argparse.Action, str, str]]:
         """Return each option set in the environment, its name and its variable; an empty variable counts as not set."""
@@ -129,10 +130,13 @@ def number_or_zero(text: str) -> float:
 def run_command(main: Callable[[], int | None]) -> int:
     """Run a command and return its exit status: what it returns (None is 0), 2 after bad input, 130 after Ctrl-C.
 
-    Bad input gets one line and no traceback.
+    Bad input gets one line and no traceback.  Whatever is logged or ends the command is shown without credentials.
     SIGTERM ends the command as Ctrl-C does: a stopped Ray job or a pre-empted machine leaves as tidily.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    handler = logging.StreamHandler()
+    handler.setFormatter(RedactedFormatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    sys.excepthook = print_redacted
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return main() or 0
@@ -154,5 +158,5 @@ def run_command(main: Callable[[], int | None]) -> int:
 
 
 def _refuse(message: str) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(redacted(f"error: {' '.join(message.split())}"), file=sys.stderr)
     return EXIT_BAD_INPUT

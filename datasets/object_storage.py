@@ -81,6 +81,14 @@ def open_object_folder(uri: str, shown: str) -> ObjectFolder:
         raise BadInput(f"cannot open {shown}: {first_line(error).replace(uri, shown)}") from error
 
 
+def keys_in(uri: str) -> tuple[str, str] | None:
+    """Return the key and the secret in an ``s3://`` URI, decoded; None where it holds none, or no valid ones."""
+    place = _PLACE.fullmatch(urllib.parse.urlsplit(uri).netloc) if uri.startswith("s3://") else None
+    if place is None or not place["key"]:
+        return None
+    return urllib.parse.unquote(place["key"]), urllib.parse.unquote(place["secret"])
+
+
 def may_pass(error: Exception) -> bool:
     """Tell whether the same request may well succeed a little later."""
     if isinstance(error, WrongContent):

@@ -14,7 +14,7 @@ import re
 import secrets
 import time
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,9 +31,11 @@ from datasets.object_storage import (
     SCHEMES,
     WrongContent,
     advice,
+    keys_in,
     may_pass,
     open_object_folder,
 )
+from datasets.redaction import without_passwords
 from datasets.retries import Patience, first_line, persist
 
 CLAIM_SECONDS = 20.0
@@ -310,11 +312,29 @@ def without_secrets(uri: str) -> str:
 
     Credentials whose ``/`` or ``?`` were not written as ``%2F`` or ``%3F`` are taken out as well.
     """
-    scheme, separator, rest = uri.partition("://")
+    scheme, separator, rest = without_passwords(uri).partition("://")
     host = re.split("[/?#]", rest, maxsplit=1)[0]
     if "@" in host:
         return scheme + separator + host.rpartition("@")[2] + rest[len(host) :]
     return scheme + separator + (rest.rpartition("@")[2] if ":" in host else rest)
+
+
+def keys_to_environment(uris: Sequence[str]) -> list[str]:
+    """Return URIs without the keys that ``s3://`` ones among them hold, which then stand in this process's environment.
+
+    Raises:
+        BadInput: where two of them hold different keys.
+    """
+    held = {keys for keys in map(keys_in, uris) if keys is not None}
+    if len(held) > 1:
+        raise BadInput(
+            f"{' and '.join(map(without_secrets, uris))} hold different keys; give all of them one pair, best in "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
+    for key, secret in held:
+        os.environ.update(AWS_ACCESS_KEY_ID=key, AWS_SECRET_ACCESS_KEY=secret)
+        os.environ.pop("AWS_SESSION_TOKEN", None)  # another pair's
+    return [uri if keys_in(uri) is None else without_secrets(uri) for uri in uris]
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:

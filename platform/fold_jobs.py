@@ -15,6 +15,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from datasets.errors import BadInput
+from datasets.storage import without_secrets
 from platform.budgets import BudgetedRace, Budgets, is_over_gpu_hours
 from platform.job import Job, Workers
 from platform.job_clock import JobClock
@@ -212,7 +213,7 @@ def run_fold_jobs(jobs: FoldJobs, workers: Workers, concurrency: int) -> None:
     if jobs.fault:
         raise BadInput(
             f"{jobs.fault}: a worker was lost, memory or a disk is full, or the program is at fault (the errors "
-            f"stand in {workers.storage} and in Ray's log); mend that and run the same command "
+            f"stand in {without_secrets(workers.storage)} and in Ray's log); mend that and run the same command "
             "again, nothing committed is lost"
         )
 

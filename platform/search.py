@@ -9,7 +9,7 @@ import math
 import os
 from pathlib import Path
 
-from datasets.cluster import address_from_environment, check_every_node_sees, connected
+from datasets.cluster import LOCAL, address_from_environment, check_every_node_sees, connected
 from datasets.command_line import (
     CommandParser,
     natural_number,
@@ -19,7 +19,7 @@ from datasets.command_line import (
     run_command,
 )
 from datasets.errors import BadInput
-from datasets.storage import home_folder, open_storage
+from datasets.storage import home_folder, keys_to_environment, open_storage, without_secrets
 from platform.budgets import Budgets
 from platform.calibration import MIN_CALIBRATION_MINUTES, Calibration
 from platform.job import Workers
@@ -43,6 +43,7 @@ from search_spaces.presets import PRESETS
 def main() -> None:
     """Search one architecture and print its best configuration beside the baselines."""
     arguments = parse_arguments()
+    take_keys_out(arguments)
     settings = study_settings(arguments)
     check_tracking(settings.tracking)
     settings = with_starts(settings)
@@ -104,6 +105,23 @@ def _check_adapter(architecture: str) -> None:
         ) from error
 
 
+def take_keys_out(arguments: argparse.Namespace) -> None:
+    """Move keys that stand in URIs to the environment: Ray writes down whatever its jobs are given.
+
+    Raises:
+        BadInput: where the jobs' processes do not inherit this one's environment, or two URIs hold different keys.
+    """
+    places = [place for place in (arguments.shards, arguments.job_storage) if place]
+    bare = keys_to_environment(places)
+    if bare != places and arguments.ray_address != LOCAL:
+        raise BadInput(
+            "keys in --shards or --job-storage would be written into the files of a cluster's jobs: leave them out, "
+            "and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for `ray start` on every node and for this command"
+        )
+    arguments.shards = bare.pop(0) if arguments.shards else arguments.shards
+    arguments.job_storage = bare.pop(0) if arguments.job_storage else arguments.job_storage
+
+
 def study_settings(arguments: argparse.Namespace) -> StudySettings:
     """Return the study that the arguments describe; whatever lasts lies at an absolute place."""
     home = home_folder()
@@ -160,8 +178,8 @@ def study_settings(arguments: argparse.Namespace) -> StudySettings:
 
 def whereabouts(settings: StudySettings, *, is_tracked: bool) -> str:
     """Return where the study lies and the line that opens it."""
-    uri = settings.tracking.uri
-    ledger = f"ledger (Optuna study {settings.name}): {settings.storage_url}"
+    uri = without_secrets(settings.tracking.uri)
+    ledger = f"ledger (Optuna study {settings.name}): {without_secrets(settings.storage_url)}"
     if not is_tracked:
         return f"{ledger}\nMLflow could not be reached at {uri}: run the same command again to send what is missing"
     if uri.startswith("http"):

@@ -26,7 +26,7 @@ from datasets.simulator.study import SimulationSettings
 from datasets.storage import home_folder, open_storage
 from platform.findings import Findings, findings
 from platform.ledger import read_ledger, study_names
-from platform.search import check_architecture, search_parser, study_settings, with_starts
+from platform.search import check_architecture, search_parser, study_settings, take_keys_out, with_starts
 from platform.study import StudySettings, check_data, search
 from platform.tracking import TrackingSettings
 from platform.verdict import CONFOUND, EEG_SPECIFIC, NOT_BEYOND_EVENTS, NOTHING, REPLICATED
@@ -79,6 +79,7 @@ class Control:
 def main() -> int:
     """Run the controls, print the table, and return 1 if the search was fooled."""
     arguments = parse_arguments()
+    take_keys_out(arguments)
     sizes = _sizes(arguments)
     arguments.shards = PLACEHOLDER
     settings = with_starts(study_settings(arguments))

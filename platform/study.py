@@ -16,6 +16,7 @@ from typing import Any
 
 from datasets.cluster import cluster_size, run_tasks
 from datasets.errors import BadInput
+from datasets.storage import without_secrets
 from platform.after_search import LOCKED_AWAY, NESTED, NULLS, Afterwards, refit_epochs
 from platform.baselines import BASELINES
 from platform.brain_maps import maps_name
@@ -195,7 +196,7 @@ class StudySettings:
             "finalists": str(self.finalists) if self.racing == "paired" else "",  # all of them get all folds there
             "search_space": self.search_space,
             "preset": self.preset,
-            "start_from": self.start_from,
+            "start_from": without_secrets(self.start_from),
             "calibration": calibration,
             "median_stopping": median,
             "folds": self.protocol if self.protocol != "loso" else "",

@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag
 
 from datasets.errors import BadInput
+from datasets.redaction import redacted
 from datasets.storage import without_secrets
 from platform.figures import trace_figure
 from platform.findings import NOT_TRAINING
@@ -184,7 +185,7 @@ class Tracker:
         """Forget what MLflow was known to hold: the answer to a request that it fulfilled may be lost."""
         self._runs = None
         if not self._is_warned:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = redacted((str(error).splitlines() or [type(error).__name__])[0])
             logger.warning("MLflow cannot be reached (%s); the search goes on, the ledger keeps all", reason)
         self._is_warned = True
 

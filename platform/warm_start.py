@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 
 from datasets.errors import BadInput
+from datasets.storage import without_secrets
 from platform.ledger import LedgerTrial, mean, read_ledger, study_names
 from search_spaces import SearchSpace
 
@@ -29,7 +30,7 @@ def starting_parameters(reference: str, storage_url: str, name: str, space: Sear
         BadInput: where there is no such study, or nothing of it is legal in the space.
     """
     begun = _terms(storage_url, name)
-    if begun.get("start_from") == reference:
+    if begun.get("start_from") == without_secrets(reference):
         return tuple(begun["starts"])
     url, separator, earlier = reference.rpartition("#")
     trials = read_ledger(url if separator else storage_url, earlier).trials
@@ -37,8 +38,9 @@ def starting_parameters(reference: str, storage_url: str, name: str, space: Sear
     if not found:
         complete = sum(trial.state == "COMPLETE" for trial in trials)
         raise BadInput(
-            f"--start-from {reference}: none of its {complete} trials on all folds is another configuration that is "
-            "legal in this search space; start from a study of the same architecture, or leave --start-from out"
+            f"--start-from {without_secrets(reference)}: none of its {complete} trials on all folds is another "
+            "configuration that is legal in this search space; start from a study of the same architecture, or leave "
+            "--start-from out"
         )
     return found
 

@@ -17,6 +17,7 @@ SHARED_WITH_PLATFORM = {
     "datasets.errors",
     "datasets.command_line",
     "datasets.storage",
+    "datasets.redaction",
     "datasets.retries",
     "datasets.quality.markup",
 }
