@@ -3,6 +3,7 @@
 DEMO ?= $(CURDIR)/.demo
 STACK ?= $(CURDIR)/.stack
 STACK_OPTIONS ?=
+SBOM ?= sbom.json
 SIMULATE_OPTIONS ?= --subjects 6 --runs 2 --volumes 150 --workers 2
 PREPARE_OPTIONS ?= --workers 2 --registration affine --no-motion
 # Further scores of the winner would take longer than all the rest.
@@ -11,6 +12,7 @@ SEARCH_OPTIONS ?= --trials 2 --max-epochs 2 --commit-lag 2 --no-finalist-scores 
 PYTEST_OPTIONS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 VENV := .venv
+AUDIT := .audit
 PYTHON := $(VENV)/bin/python
 # The first Python of a supported version that can make a virtual environment.
 CANDIDATES := python3 python3.13 python3.12 python3.11 python3.14
@@ -19,7 +21,7 @@ SUPPORTED := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_in
 LOCAL := env -u RAY_ADDRESS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup search test test-long bench stack stack-stop lint format lock clean
+.PHONY: help setup search test test-long bench stack stack-stop lint format lock audit sbom clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,8 +64,17 @@ lock: $(VENV)/.installed-dev  ## write the versions now installed into requireme
 	  | LC_ALL=C sort --ignore-case; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock
 
+# Tools of their own environment: what they need is not what the project needs.  Without --strict a package that the
+# service does not answer for would pass.
+audit: $(AUDIT)/.installed  ## compare the locked versions with known weaknesses (asks a service on the network)
+	$(AUDIT)/bin/python -m pip_audit --requirement requirements.lock --no-deps --disable-pip --strict
+
+sbom: $(AUDIT)/.installed  ## write a CycloneDX list of the locked versions (into SBOM=sbom.json)
+	$(AUDIT)/bin/python -W ignore::UserWarning -m cyclonedx_py requirements requirements.lock --pyproject pyproject.toml \
+	  --output-reproducible --output-file $(SBOM)
+
 clean:  ## remove caches, builds and the demonstration; .venv stays
-	rm -rf .demo .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .audit .demo .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 $(PYTHON):
@@ -81,3 +92,9 @@ $(VENV)/.installed-dev: pyproject.toml requirements.lock | $(PYTHON)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	$(PYTHON) -m pip install --quiet --editable . --group dev --constraint requirements.lock
 	touch $(VENV)/.installed $@
+
+$(AUDIT)/.installed: pyproject.toml | $(PYTHON)
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check --group audit
+	touch $@
