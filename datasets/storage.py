@@ -319,6 +319,11 @@ def without_secrets(uri: str) -> str:
     return scheme + separator + (rest.rpartition("@")[2] if ":" in host else rest)
 
 
+def has_keys(uri: str) -> bool:
+    """Tell whether a URI is one of ``s3://`` that holds keys."""
+    return keys_in(uri) is not None
+
+
 def keys_to_environment(uris: Sequence[str]) -> list[str]:
     """Return URIs without the keys that ``s3://`` ones among them hold, which then stand in this process's environment.
 

@@ -5,8 +5,10 @@ Arguments only: nothing defined here is ever pickled.
 
 import argparse
 import dataclasses
+import logging
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.cluster import LOCAL, address_from_environment, check_every_node_sees, connected
@@ -19,7 +21,7 @@ from datasets.command_line import (
     run_command,
 )
 from datasets.errors import BadInput
-from datasets.storage import home_folder, keys_to_environment, open_storage, without_secrets
+from datasets.storage import has_keys, home_folder, keys_to_environment, open_storage, without_secrets
 from platform.budgets import Budgets
 from platform.calibration import MIN_CALIBRATION_MINUTES, Calibration
 from platform.job import Workers
@@ -38,6 +40,8 @@ from platform.training_config import Epochs
 from platform.warm_start import starting_parameters
 from platform.windows import PAIRINGS, RATES_HZ
 from search_spaces.presets import PRESETS
+
+logger = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -108,18 +112,27 @@ def _check_adapter(architecture: str) -> None:
 def take_keys_out(arguments: argparse.Namespace) -> None:
     """Move keys that stand in URIs to the environment: Ray writes down whatever its jobs are given.
 
+    Jobs of a cluster do not inherit this process's environment: there the keys stay where they are, and the user is
+    told who may read them.
+
     Raises:
-        BadInput: where the jobs' processes do not inherit this one's environment, or two URIs hold different keys.
+        BadInput: two URIs hold different keys.
     """
     places = [place for place in (arguments.shards, arguments.job_storage) if place]
+    if arguments.ray_address != LOCAL:
+        _warn_of_keys(places)
+        return
     bare = keys_to_environment(places)
-    if bare != places and arguments.ray_address != LOCAL:
-        raise BadInput(
-            "keys in --shards or --job-storage would be written into the files of a cluster's jobs: leave them out, "
-            "and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for `ray start` on every node and for this command"
-        )
     arguments.shards = bare.pop(0) if arguments.shards else arguments.shards
     arguments.job_storage = bare.pop(0) if arguments.job_storage else arguments.job_storage
+
+
+def _warn_of_keys(places: Sequence[str]) -> None:
+    if any(has_keys(place) for place in places):
+        logger.warning(
+            "keys in --shards or --job-storage are written into the files of the cluster's jobs: leave them out "
+            "and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for `ray start` on every node and for this command"
+        )
 
 
 def study_settings(arguments: argparse.Namespace) -> StudySettings:
