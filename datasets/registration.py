@@ -38,6 +38,9 @@ SAMPLED_SHARE = 0.3  # of the voxels: a third of the time of all of them, and 0.
 RIGID_STEP_MM = 2.0
 AFFINE_STEP_MM = 4.0
 BRAIN_MARGIN_MM = 6.0
+SHADING_MM = 20.0  # standard deviation of what is taken for a coil's shading, and for no anatomy
+TISSUE_ABOVE = 0.2  # of the T1's bright tissue: what is darker has no say in the shading
+SHADED_SHARE = 0.02  # of tissue around a voxel: with less nothing is known there
 STRIP_ABOVE = 0.3  # of a carried brain mask: a generous border keeps the edge that the affine needs
 WARP_STEP_MM = 2.0
 WARP_MARGIN = 3  # voxels around the template's brain
@@ -159,7 +162,7 @@ def register_affinely(mean_epi: nibabel.Nifti1Image, t1: nibabel.Nifti1Image | N
 
     Without a T1 the EPI is registered to the template directly, which is logged: it may be wrong by 10 mm.
     """
-    return _without_t1(mean_epi) if t1 is None else _affine(mean_epi, _volume(t1).at(RIGID_STEP_MM))
+    return _without_t1(mean_epi) if t1 is None else _affine(mean_epi, _head(t1))
 
 
 def register_nonlinearly(mean_epi: nibabel.Nifti1Image, t1: nibabel.Nifti1Image | None) -> Alignment:
@@ -169,7 +172,7 @@ def register_nonlinearly(mean_epi: nibabel.Nifti1Image, t1: nibabel.Nifti1Image 
     """
     if t1 is None:
         return _without_t1(mean_epi)
-    head = _volume(t1).at(RIGID_STEP_MM)
+    head = _head(t1)
     alignment = _affine(mean_epi, head)
     return replace(alignment, method="syn", warp=_warp_to(head, _inverse(alignment.t1_to_mni)))
 
@@ -312,6 +315,29 @@ def _warp_to(head: _Volume, template_to_head: Matrix) -> Warp:
         prealign=template_to_head,
     )
     return Warp(displacement_mm=np.array(found.get_forward_field(), dtype=np.float32), affine=template.affine)
+
+
+def _head(t1: nibabel.Nifti1Image) -> _Volume:
+    return _evenly_lit(_volume(t1).at(RIGID_STEP_MM))
+
+
+def _evenly_lit(head: _Volume) -> _Volume:
+    """Return a T1 without the slow shading of its coil, which pulls the rigid step: 1.6 mm become 0.5 mm at 25 %.
+
+    The shading is the logarithm of what is bright, smoothed over what is bright.
+    """
+    values = head.values
+    bright = values[values > values.mean()]
+    if not bright.size:
+        return head
+    least = TISSUE_ABOVE * float(np.percentile(bright, 90))
+    is_tissue = values > least
+    sigma = SHADING_MM / voxel_sizes(head.affine)
+    seen = ndimage.gaussian_filter(is_tissue.astype(np.float64), sigma)
+    logarithm = np.where(is_tissue, np.log(np.maximum(values, least)), 0.0)
+    shading = ndimage.gaussian_filter(logarithm, sigma) / np.maximum(seen, SHADED_SHARE)
+    shading -= shading[is_tissue].mean()
+    return _Volume(values=np.where(seen > SHADED_SHARE, values * np.exp(-shading), values), affine=head.affine)
 
 
 def _rigid(epi: _Volume, brain: NDArray[np.bool_], head: _Volume) -> Matrix:

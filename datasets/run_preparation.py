@@ -46,7 +46,7 @@ from datasets.storage import Storage
 
 logger = logging.getLogger(__name__)
 
-PIPELINE_VERSION = 3
+PIPELINE_VERSION = 4
 MASK_ABOVE = 0.5
 IN_TEMPLATE = "header"
 """How images get to the grid that lie in a template's space already."""
@@ -95,11 +95,11 @@ class PreparedRun:
 def align_subject(run: Run, settings: BoldSettings) -> Reference:
     """Return the reference that a subject's first run gives; BadInput where it cannot be aligned."""
     recording = run.recording
-    bold = _cut(checked_bold(recording), run.num_volumes)
     is_raw = recording.space == SCANNER
+    t1 = read_image(recording.t1, "T1") if is_raw and recording.t1 is not None else None
+    bold = _cut(checked_bold(recording), run.num_volumes)
     motion = estimate_motion(bold) if is_raw and settings.motion else None
     mean = _mean_image(bold) if motion is None else realigned_mean(bold, motion)
-    t1 = read_image(recording.t1, "T1") if is_raw and recording.t1 is not None else None
     method = settings.registration if is_raw else IN_TEMPLATE
     return Reference(run=recording.name, mean=mean, motion=motion, t1=t1, alignment=align(mean, t1, method=method))
 

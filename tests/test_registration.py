@@ -133,6 +133,14 @@ def test_aligning_twice_gives_the_same_bits(head: Head, found: Alignment) -> Non
     assert align(head.epi, head.t1, method="affine").to_json() == found.to_json()
 
 
+def test_the_shading_of_a_coil_does_not_pull_the_epi_along(head: Head) -> None:
+    y, z = (np.arange(size) * 2.0 - size for size in T1_SHAPE[1:])
+    shading = 1 + 0.25 * np.sin(y[:, None] / 80) * np.cos(z / 90)
+    shaded = nibabel.Nifti1Image((head.t1.get_fdata() * shading).astype(np.float32), T1_AFFINE)
+    shift_mm = align(head.epi, shaded, method="affine").epi_to_t1[:3, 3] - EPI_TO_T1[:3, 3]
+    assert np.linalg.norm(shift_mm) < 0.6
+
+
 @pytest.mark.slow
 def test_headers_that_disagree_by_centimetres_are_put_right_on_a_stripped_t1(head: Head) -> None:
     shift = moved((0, 0, 0), (0, 30, 20))
