@@ -168,6 +168,12 @@ def _check_length(recording: Recording, output: _Output) -> None:
     raw, prepared = num_volumes(recording), num_volumes(replace(recording, bold=output.bold))
     if raw != prepared:
         raise BadInput(f"{output.bold[0].name}: it has {prepared} volumes, the raw run has {raw}")
+    if output.confounds is not None and (rows := _num_rows(output.confounds)) != prepared:
+        raise BadInput(f"{output.confounds.name}: it has {rows} rows, but the run has {prepared} volumes")
+
+
+def _num_rows(confounds: Path) -> int:
+    return len(read_pipeline_confounds(confounds)["trans_x"])
 
 
 def _preprocessed(root: Path) -> list[Path]:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy import fft
 from scipy.signal.windows import hann
 
-from datasets.bad_channels import find_bad_channels, interpolate
+from datasets.bad_channels import FLAT_UV, find_bad_channels, interpolate
 from datasets.errors import BadInput
 from datasets.pulse import FEWEST_BEATS, PULSE_REDUCTIONS, find_beats, reduce_pulse
 from datasets.recording import EegSignal
@@ -340,12 +340,19 @@ def _bad_channels(eeg: Signal, rate_hz: float, signal: EegSignal, settings: EegS
         return bad
     listed = ", ".join(f"{name} ({reason})" for name, reason in bad.items())
     if len(bad) > MOST_BAD * len(names):
-        raise BadInput(f"{len(bad)} of {len(names)} channels are bad: {listed}; exclude the recording")
+        unit = "; EEG must be in uV, and this may be another unit" if _is_small(eeg) else ""
+        raise BadInput(f"{len(bad)} of {len(names)} channels are bad: {listed}; exclude the recording{unit}")
     placed = dict(zip(names, signal.locations_m, strict=True))
     kept = [name for name in bad if placed[name] is None or not settings.interpolate_bad]
     done = "interpolated" if not kept else f"interpolated but for {', '.join(kept)}" if len(kept) < len(bad) else "kept"
     logger.warning("bad channels, %s: %s", done, listed)
     return bad
+
+
+def _is_small(eeg: Signal) -> bool:
+    """Tell whether EEG varies in every channel, but by less than uV would: as volts or millivolts do."""
+    deviations = eeg.std(axis=1, dtype=np.float64)
+    return bool((deviations > 0).all() and np.median(deviations) < FLAT_UV)
 
 
 def _beats(signal: EegSignal) -> NDArray[np.float64]:

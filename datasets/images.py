@@ -3,6 +3,8 @@
 Takes NIfTI files; gives images whose values are already read as float32, or says in one line why they cannot be used.
 """
 
+import gzip
+import logging
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +22,13 @@ _UNREADABLE = (
     nibabel.spatialimages.HeaderDataError,
 )  # fmt: skip
 AFFINE_TOLERANCE_MM = 1e-3
+SMALLEST_DETERMINANT = 1e-6
+ODD_FACTOR = 2.0
+"""A volume whose mean is off the run's median volume by more is warned of."""
+_BLOCK_BYTES = 1 << 20
+_NO_MEMBER = "Not a gzipped file"  # what follows the end, or no compressed image at all: reading it says so
+
+logger = logging.getLogger(__name__)
 
 
 def read_bold(paths: tuple[Path, ...]) -> nibabel.Nifti1Image:
@@ -28,7 +37,8 @@ def read_bold(paths: tuple[Path, ...]) -> nibabel.Nifti1Image:
     Its values are kept as float32: ``get_fdata(dtype=np.float32)`` costs nothing more.
 
     Raises:
-        BadInput: a file cannot be read or is cut short, it is not a series of volumes, or a volume has no finite value.
+        BadInput: a file cannot be read or is cut short, it is not a series of volumes, a volume has no finite value or
+            shows nothing, or nothing changes from volume to volume.
     """
     if len(paths) == 1:
         image = _read(paths[0], "BOLD")
@@ -46,6 +56,7 @@ def read_image(path: Path, what: str) -> nibabel.Nifti1Image:
     Raises:
         BadInput: the file cannot be read or is cut short, is not one volume, or holds nothing but one value.
     """
+    check_whole((path,), what)
     image = _one_volume(_read(path, what), path)
     values = image.get_fdata(dtype=np.float32)
     if not np.isfinite(values).all():
@@ -55,6 +66,23 @@ def read_image(path: Path, what: str) -> nibabel.Nifti1Image:
     if values.min() == values.max():
         raise BadInput(f"the {what} {path} must show something, but all its values are the same; check the file")
     return image
+
+
+def check_whole(paths: Sequence[Path], what: str) -> None:
+    """Read compressed files to their ends, where their checksums stand: BadInput where one is damaged or cut.
+
+    Reading an image stops where its last value is, so its checksum is never seen.  What follows the end does no harm.
+    """
+    for path in paths:
+        if path.suffix != ".gz":
+            continue
+        try:
+            with gzip.open(path) as stream:
+                while stream.read(_BLOCK_BYTES):
+                    pass
+        except _UNREADABLE as error:
+            if not str(error).startswith(_NO_MEMBER):
+                raise BadInput(f"cannot read the {what} of {path}: {first_line(error)}; download it again") from error
 
 
 def is_empty(path: Path) -> bool:
@@ -74,11 +102,24 @@ def _read(path: Path, what: str) -> nibabel.Nifti1Image:
         raise
     except _UNREADABLE as error:
         raise BadInput(f"cannot read the {what} of {path}: {first_line(error)}; download it again") from error
-    if isinstance(image, nibabel.Nifti1Image):
-        return image
-    if isinstance(image, nibabel.Nifti1Pair):
-        return _image_of(values, image)
-    raise BadInput(f"{path} must be a NIfTI image, but is of the kind {type(image).__name__}")
+    if not isinstance(image, nibabel.Nifti1Pair):
+        raise BadInput(f"{path} must be a NIfTI image, but is of the kind {type(image).__name__}")
+    _check_place(image, path, what)
+    return image if isinstance(image, nibabel.Nifti1Image) else _image_of(values, image)
+
+
+def _check_place(image: nibabel.Nifti1Pair, path: Path, what: str) -> None:
+    """Refuse an affine that leads nowhere, and warn of a header that has none: it does not tell left from right."""
+    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine)) < SMALLEST_DETERMINANT:
+        raise BadInput(
+            f"the {what} {path} must have a finite, invertible affine in its header, but has {image.affine.tolist()}; "
+            "correct the header, or convert the image anew"
+        )
+    if not image.header["qform_code"] and not image.header["sform_code"]:
+        logger.warning(
+            "the %s's header has neither a qform nor an sform: which side is left is a guess; convert the image anew",
+            what,
+        )
 
 
 def _joined(paths: Sequence[Path]) -> nibabel.Nifti1Image:
@@ -117,6 +158,31 @@ def _image_of(values: NDArray[np.float32], like: Any) -> nibabel.Nifti1Image:  #
 
 def _check_volumes(image: nibabel.Nifti1Image, paths: tuple[Path, ...]) -> None:
     volumes = image.get_fdata(dtype=np.float32)
-    empty = [index for index in range(image.shape[3]) if not np.isfinite(volumes[..., index]).any()]
-    if empty:
+    lows, highs, means = (np.array(each) for each in zip(*map(_extent, np.moveaxis(volumes, 3, 0)), strict=True))
+    if not np.isfinite(means).all():
+        empty = np.flatnonzero(~np.isfinite(means)).tolist()
         raise BadInput(f"{paths[0]}: volumes {empty[:8]} of the BOLD (from 0) hold no finite value; download it again")
+    blank = np.flatnonzero(lows == highs).tolist()
+    if blank and len(blank) < len(means):
+        raise BadInput(
+            f"{paths[0]}: volumes {blank[:8]} of the BOLD (from 0) show nothing, all their values are the same; "
+            "download it again, or exclude the run"
+        )
+    if not blank and all(np.array_equal(volumes[..., 0], volumes[..., index]) for index in range(1, len(means))):
+        raise BadInput(f"{paths[0]}: all volumes of the BOLD are the same; check how it was made, or exclude the run")
+    usual = float(np.median(means))
+    odd = np.flatnonzero((means > ODD_FACTOR * usual) | (means < usual / ODD_FACTOR)).tolist()
+    if odd and usual > 0:
+        logger.warning(
+            "volumes %s of the BOLD (from 0) are far brighter or darker than the others; look at it", odd[:8]
+        )
+
+
+def _extent(volume: NDArray[np.float32]) -> tuple[float, float, float]:
+    """Return the least, the largest and the mean of a volume's finite values; nan where there is none."""
+    if not np.isfinite(total := float(volume.sum(dtype=np.float64))):
+        volume = volume[np.isfinite(volume)]
+        if not volume.size:
+            return float("nan"), float("nan"), float("nan")
+        total = float(volume.sum(dtype=np.float64))
+    return float(volume.min()), float(volume.max()), total / volume.size

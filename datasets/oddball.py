@@ -5,8 +5,9 @@ and slice times.  Two layouts are read, alone or together: OpenNeuro's BIDS (no 
 """
 
 import logging
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -74,13 +75,15 @@ class _RunFiles:
     eeg: tuple[Path, ...] = ()
     t1: Path | None = None
     events: tuple[Path, ...] = ()
+    fault: str = ""
 
 
 def find_recordings(bold_root: Path, eeg_root: Path | None = None) -> list[Recording]:
     """Return every run that has BOLD, sorted by subject, task and run.
 
     Both roots may hold either layout or both; subjects, tasks and runs are matched by number.  A run found twice is
-    taken from ``bold_root`` and, there, from the BIDS layout; what it lacks (EEG, T1, events) comes from the other.
+    taken from ``bold_root`` and, there, from the BIDS layout; what it lacks (EEG, T1, events) comes from the other.  A
+    run found twice in one layout of one root has a fault: nobody can tell which is meant.
 
     Raises:
         BadInput: nothing is found; the message names the layouts that were looked for.
@@ -91,8 +94,9 @@ def find_recordings(bold_root: Path, eeg_root: Path | None = None) -> list[Recor
             raise BadInput(f"{root} must be a folder with ds000116's recordings, but there is no such folder")
     runs: dict[_RunKey, _RunFiles] = {}
     for root in roots:
-        for key, files in (*_bids_runs(root), *_legacy_runs(root)):
-            runs[key] = _completed(runs.get(key, _RunFiles()), files)
+        for layout in (_bids_runs, _legacy_runs):
+            for key, files in _without_twins(layout(root)).items():
+                runs[key] = _completed(runs.get(key, _RunFiles()), files)
     _log_runs_without_bold(runs)
     slice_order = _first_existing(folder / "slice_order.txt" for root in roots for folder in _slice_order_folders(root))
     recordings = [_recording(key, runs[key], slice_order) for key in sorted(runs) if runs[key].bold]
@@ -114,7 +118,30 @@ def _recording(key: _RunKey, files: _RunFiles, slice_order: Path | None) -> Reco
         t1=files.t1,
         events=files.events,
         slice_order=slice_order,
+        fault=files.fault,
     )
+
+
+def _without_twins(found: Iterable[tuple[_RunKey, _RunFiles]]) -> dict[_RunKey, _RunFiles]:
+    """Return the runs of one layout of one root; one whose BOLD or EEG is there twice has a fault."""
+    runs: dict[_RunKey, _RunFiles] = {}
+    for key, files in found:
+        first = runs.get(key, _RunFiles())
+        faults = [first.fault, files.fault, _twin_fault(first.bold, files.bold)]
+        faults += [_twin_fault(*each) for each in zip(first.eeg[:1], files.eeg[:1], strict=False)]
+        runs[key] = replace(_completed(first, files), fault=next(filter(None, faults), ""))
+    return runs
+
+
+def _twin_fault(first: Path | None, second: Path | None) -> str:
+    """Return the fault of a run that has two files for one thing; one file under two names is no fault."""
+    if first is None or second is None or os.path.realpath(first) == os.path.realpath(second):
+        return ""
+    return _twins([first, second])
+
+
+def _twins(paths: Sequence[Path]) -> str:
+    return f"there are several files of this one run: {', '.join(map(str, paths))}; keep one of them"
 
 
 def _completed(first: _RunFiles, second: _RunFiles) -> _RunFiles:
@@ -125,6 +152,7 @@ def _completed(first: _RunFiles, second: _RunFiles) -> _RunFiles:
         eeg=first.eeg or second.eeg,
         t1=first.t1 or second.t1,
         events=first.events or second.events,
+        fault=first.fault or (second.fault if first.bold is None else ""),
     )
 
 
@@ -135,7 +163,12 @@ def _log_runs_without_bold(runs: dict[_RunKey, _RunFiles]) -> None:
 
 
 def _first_existing(candidates: Iterator[Path]) -> Path | None:
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if _is_there(path)), None)
+
+
+def _is_there(path: Path) -> bool:
+    """Tell whether anything has this name, also a folder or a link to nowhere: reading it says what is wrong."""
+    return os.path.lexists(path)
 
 
 def _bids_runs(root: Path) -> Iterator[tuple[_RunKey, _RunFiles]]:
@@ -151,7 +184,7 @@ def _bids_runs(root: Path) -> Iterator[tuple[_RunKey, _RunFiles]]:
             _RunFiles(
                 bold=bold,
                 t1=_first_existing(anatomy / f"{folder.name}_T1w{suffix}" for suffix in (".nii.gz", ".nii")),
-                events=(events,) if events.is_file() else (),
+                events=(events,) if _is_there(events) else (),
             ),
         )
 
@@ -179,10 +212,14 @@ def _legacy_files(folder: Path, name: str) -> _RunFiles:
         *sorted((folder / "model" / "model001" / "onsets" / name).glob("cond*.txt")),
         folder / "behav" / name / "behavdata.txt",
     ]
+    images = [path for path in (folder / "BOLD" / name / candidate for candidate in _LEGACY_BOLD) if _is_there(path)]
     return _RunFiles(
-        bold=_first_existing(folder / "BOLD" / name / candidate for candidate in _LEGACY_BOLD),
-        eeg=tuple(path for path in eeg if path.is_file()),
-        events=tuple(path for path in events if path.is_file()),
+        bold=next(iter(images), None),
+        fault=_twin_fault(*(folder / "BOLD" / name / candidate for candidate in _LEGACY_BOLD[:2]))
+        if {path.name for path in images} >= set(_LEGACY_BOLD[:2])
+        else "",
+        eeg=tuple(path for path in eeg if _is_there(path)),
+        events=tuple(path for path in events if _is_there(path)),
     )
 
 
@@ -259,6 +296,13 @@ def read_eeg(recording: Recording, eeg_file: str = "rereferenced") -> EegSignal:
     ecg, eog = best_ecg(_rows(signals, layout.ecg), RATE_HZ), _rows(signals, layout.eog)
     if eeg_file == "rereferenced" and "EEG_noGA.mat" in paths:
         ecg, eog = _ecg_and_eog(paths["EEG_noGA.mat"], signals[layout.ecg[0] - 1])
+    markers_s = _marker_onsets_s(signals[layout.markers - 1])
+    if not len(markers_s):
+        logger.warning(
+            "row %d of %s holds no stimulus marker: whether EEG and events are on one clock cannot be checked",
+            layout.markers,
+            path.name,
+        )
     if eeg_file == "raw":
         logger.warning("%s still holds the gradient artefact, which nothing here removes", path)
     return EegSignal(
@@ -268,7 +312,7 @@ def read_eeg(recording: Recording, eeg_file: str = "rereferenced") -> EegSignal:
         rate_hz=RATE_HZ,
         ecg=ecg,
         eog=eog,
-        marker_onsets_s=_marker_onsets_s(signals[layout.markers - 1]),
+        marker_onsets_s=markers_s,
     )
 
 
@@ -300,7 +344,10 @@ def _signals_in(path: Path, layout: _EegFile, numbers: Sequence[int] = ()) -> ND
     """Return the file's rows, or those of these numbers, as float32: uV, but for the file's last two, the markers."""
     rows = read_matrix(path, layout.variable)
     if rows.shape[0] != layout.rows or rows.shape[1] <= layout.rows:
-        raise BadInput(f"{path} must hold {layout.described} x samples, but holds {rows.shape}")
+        advice = (
+            "transpose it" if rows.shape[1] == layout.rows else "check that it is the right file, or exclude the run"
+        )
+        raise BadInput(f"{path} must hold {layout.described} x samples, but holds {rows.shape}; {advice}")
     wanted = numbers or range(1, layout.rows + 1)
     signals = np.empty((len(wanted), rows.shape[1]), dtype=np.float32)
     for signal, number in zip(signals, wanted, strict=True):

@@ -95,7 +95,7 @@ def prepare_subject(
     """
     storage, found = open_storage(shards_uri), Findings()
     runs = _of_one_layout(_read_runs(recordings, settings, run_each, found), settings, found)
-    reference = _reference(runs, settings, found)
+    runs, reference = _aligned(runs, settings, found)
     prepared = _prepare_runs(runs, reference, shards_uri, settings, run_each, found) if reference else []
     subject = recordings[0].subject
     record = SubjectRecord(
@@ -255,16 +255,21 @@ def _layout_difference(first: Layout, second: Layout) -> str:
     return ", ".join(name.replace("_", " ") for name in differing)
 
 
-def _reference(runs: Sequence[Run], settings: PreparationSettings, found: Findings) -> Reference | None:
-    """Align the subject by its first run; None, and every run listed, where that cannot be done."""
-    if not runs:
-        return None
-    outcome = _tried(runs[0].recording, lambda: align_subject(runs[0], settings.bold))
-    found.warnings += outcome.warnings
-    if outcome.result is None:
-        reason = f"the subject cannot be aligned: {outcome.reason}"
-        found.skip([run.recording for run in runs], reason, may_pass=outcome.may_pass)
-    return outcome.result
+def _aligned(
+    runs: Sequence[Run], settings: PreparationSettings, found: Findings
+) -> tuple[Sequence[Run], Reference | None]:
+    """Align the subject by the first run that can be aligned, and return it with that run and those after it.
+
+    The runs before it are listed; where none can be aligned all are.
+    """
+    for number, run in enumerate(runs):
+        outcome = _tried(run.recording, lambda run=run: align_subject(run, settings.bold))
+        found.warnings += outcome.warnings
+        if outcome.result is not None:
+            return runs[number:], outcome.result
+        reason = f"the subject cannot be aligned by it: {outcome.reason}"
+        found.skip([run.recording], reason, may_pass=outcome.may_pass)
+    return [], None
 
 
 def _canonical(settings: PreparationSettings) -> bytes:

@@ -3,6 +3,7 @@
 Takes a recording and settings; gives a Run, or BadInput with the reason why the recording cannot be used.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,8 +16,10 @@ from datasets.confounds import physiology_confounds
 from datasets.data_sets import DATA_SETS
 from datasets.eeg import CleanEeg, EegSettings, clean_eeg, fit_length, stored_rate_hz
 from datasets.errors import BadInput, PassingFault
-from datasets.images import read_bold
+from datasets.images import check_whole, read_bold
 from datasets.recording import EegSignal, Events, Recording
+
+logger = logging.getLogger(__name__)
 
 REPETITION_TOLERANCE_S = 0.001
 WHOLE_WITHIN = 1e-6
@@ -63,10 +66,12 @@ def read_run(recording: Recording, settings: EegSettings) -> Run:
     if recording.eeg is None:
         raise BadInput("it has no EEG; give the folder that holds the EEG with --eeg-root")
     data_set = DATA_SETS[recording.data_set]
+    check_whole(recording.bold, "BOLD")
     num_volumes = checked_bold(recording).shape[3]
     signal = data_set.read_eeg(recording, settings.eeg_file)
     events = data_set.read_events(recording)
     shift_s = check_clock(recording.name, signal, events)
+    _warn_of_events_outside(events, num_volumes * recording.repetition_time_s)
     _check_rate(stored_rate_hz(signal.rate_hz, settings), recording.repetition_time_s)
     signal, num_volumes = fit_length(signal, num_volumes, repetition_time_s=recording.repetition_time_s)
     clean = clean_eeg(signal, settings)
@@ -99,6 +104,18 @@ def _physiology(
 ) -> dict[str, NDArray[np.float64]]:
     samples_per_volume = signal.rate_hz * recording.repetition_time_s
     return physiology_confounds(signal, clean.beats_s, samples_per_volume, num_volumes)
+
+
+def _warn_of_events_outside(events: Events, scan_s: float) -> None:
+    outside_s = events.onset_s[(events.onset_s < 0) | (events.onset_s >= scan_s)]
+    if len(outside_s):
+        logger.warning(
+            "%d of %d events lie outside the scan of %g s, as at %g s; onsets must be seconds from its start",
+            len(outside_s),
+            len(events),
+            scan_s,
+            outside_s[0],
+        )
 
 
 def _check_rate(rate_hz: float, repetition_time_s: float) -> None:

@@ -50,8 +50,8 @@ class Recording:
     def __post_init__(self) -> None:
         if not self.subject.startswith("sub-"):
             raise ValueError(f"subject must start with sub-, but got {self.subject!r}")
-        if self.run < 1:
-            raise ValueError(f"run must be at least 1, but got {self.run}")
+        if self.run < 0:
+            raise ValueError(f"run must be at least 0, but got {self.run}")
         if not self.repetition_time_s > 0:
             raise ValueError(f"repetition_time_s must be above 0, but got {self.repetition_time_s}")
         if not self.bold:

@@ -170,8 +170,45 @@ def two_matrices(run: Run) -> None:
     savemat(run.eeg, {"a": np.ones((37, 99)), "b": np.ones((37, 99))})
 
 
+def bit_flipped(run: Run) -> None:
+    stored = bytearray(gzip.compress(gzip.decompress(run.bold.read_bytes()), 0))
+    stored[len(stored) // 2] ^= 64
+    run.bold.write_bytes(stored)
+
+
+def blank_volume(run: Run) -> None:
+    volumes = run.volumes
+    volumes[..., 20] = 0
+    write_bold(run.bold, volumes)
+
+
+def other_markers(run: Run, onsets_s: np.ndarray) -> None:
+    rows = run.rows
+    rows[CHANNELS + 1] = 0
+    rows[CHANNELS + 1, (onsets_s * 1000).astype(int)] = 125
+    write_eeg(run.eeg, rows)
+
+
+def in_volts(run: Run) -> None:
+    rows = run.rows
+    rows[: CHANNELS + 1] *= 1e-6
+    write_eeg(run.eeg, rows)
+
+
+def late_event(run: Run) -> None:
+    conditions = run.bold.parents[2] / "model" / "model001" / "onsets" / RUN / "cond001.txt"
+    conditions.write_text(conditions.read_text() + "9999\t0.2\t1\n")
+
+
 REFUSED: dict[str, tuple[Callable[[Run], object], str]] = {
     "a truncated image": (lambda run: cut_bytes(run.bold, 0.5), "cannot read the BOLD"),
+    "an image with a flipped bit": (bit_flipped, "CRC check failed"),
+    "a blank volume": (blank_volume, "volumes [20] of the BOLD (from 0) show nothing"),
+    "a series of one volume": (
+        lambda run: write_bold(run.bold, np.repeat(run.volumes[..., :1], 40, axis=3)),
+        "all volumes of the BOLD are the same",
+    ),
+    "an image that is a folder": (lambda run: (run.bold.unlink(), run.bold.mkdir()), "Is a directory"),
     "an empty image": (lambda run: run.bold.write_bytes(b""), "is empty (0 bytes)"),
     "no image": (lambda run: run.bold.write_bytes(gzip.compress(b"text")), "cannot read the BOLD"),
     "one volume": (lambda run: write_bold(run.bold, run.volumes[..., 0]), "must be a NIfTI series of volumes (4-D)"),
@@ -185,6 +222,12 @@ REFUSED: dict[str, tuple[Callable[[Run], object], str]] = {
     "a MATLAB 7.3 file": (with_matlab_7_3, "save it in MATLAB with save(..., '-v7')"),
     "33 rows": (lambda run: with_rows(run, 33), "must hold 37 rows"),
     "38 rows": (lambda run: with_rows(run, 38), "must hold 37 rows"),
+    "EEG turned on its side": (lambda run: write_eeg(run.eeg, run.rows.T.copy()), "transpose it"),
+    "EEG in volts": (in_volts, "EEG must be in uV"),
+    "another run's markers": (
+        lambda run: other_markers(run, np.random.default_rng(8).uniform(2, 78, 30)),
+        "they are not of one run",
+    ),
     "a NaN stretch": (with_gap, "20"),
     "markers 1 s late": (lambda run: late_markers(run, 1000), "+1.000 s after the events"),
     "EEG of 10 s": (lambda run: eeg_of(run, 10_000), "EEG"),
@@ -197,6 +240,8 @@ MENDED: dict[str, tuple[Callable[[Run], object], int, str]] = {
     "EEG 5 s longer than the scan": (lambda run: eeg_of(run, 85_000), 40, "5.000 s after the scan"),
     "39 volumes": (lambda run: bold_of(run, 39), 39, "2.000 s after the scan"),
     "41 volumes": (lambda run: bold_of(run, 41), 40, "EEG"),
+    "no markers": (lambda run: other_markers(run, np.empty(0)), 40, "no stimulus marker"),
+    "an event after the scan": (late_event, 40, "1 of 30 events lie outside the scan of 80 s"),
     "markers 0.2 s late": (lambda run: late_markers(run, 200), 40, "+0.200 s after the events"),
 }
 SUBJECTS = {fault: number for number, fault in enumerate((*REFUSED, *MENDED), start=2)}
@@ -321,6 +366,24 @@ def test_a_missing_t1_is_warned_of_and_a_damaged_one_costs_its_subject_only(raw,
     assert "T1" in manifest.skipped[0].reason
     assert manifest.subjects == ("sub-01",)
     assert "no T1" in log
+
+
+def test_a_subject_is_aligned_by_its_next_run_where_the_first_shows_no_brain(raw, tmp_path, prepared):
+    run = Run(eeg_path(raw, 1, RUN), bold_path(raw, 1, RUN))
+    write_bold(run.bold, np.full_like(run.volumes, 7))
+    status, _, _ = prepared(raw, tmp_path / "shards")
+    manifest = read_manifest(open_storage(tmp_path / "shards"))
+    assert status == NOT_ASKED_FOR
+    assert [skipped.recording for skipped in manifest.skipped] == [NAME]
+    assert "found no brain" in manifest.skipped[0].reason
+    assert volumes_of(tmp_path / "shards", OTHER_NAME).std() > 0
+
+
+def test_a_run_numbered_0_is_prepared(raw, tmp_path, prepared):
+    for kind in ("BOLD", "EEG", "model/model001/onsets"):
+        (raw / "sub001" / kind / RUN).rename(raw / "sub001" / kind / RUN.replace("run001", "run000"))
+    assert prepared(raw, tmp_path / "shards")[0] == 0
+    assert len(volumes_of(tmp_path / "shards", "sub-01_task-auditory_run-0")) == 40
 
 
 def test_every_confound_stands_in_the_table(raw, tmp_path, prepared):

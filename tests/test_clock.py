@@ -61,3 +61,14 @@ def test_a_shift_above_500_ms_is_refused(shift_s: float) -> None:
         BadInput, match=rf"come {shift_s:+.3f} s after the events: EEG and BOLD are not".replace("+", r"\+")
     ):
         check_clock("sub-01_run-1", signal_with_markers(ONSETS_S + shift_s), standards_at(ONSETS_S))
+
+
+@pytest.mark.parametrize("seed", [11, 12, 13, 14])
+def test_markers_of_another_run_are_refused_whatever_the_shift_that_fits_some(seed: int) -> None:
+    others_s = 8 + np.cumsum(np.random.default_rng(seed).uniform(2, 3, 15))
+    with pytest.raises(BadInput, match="they are not of one run"):
+        check_clock("sub-01_run-1", signal_with_markers(others_s), standards_at(ONSETS_S))
+
+
+def test_a_few_usable_events_among_many_markers_are_enough() -> None:
+    assert check_clock("sub-10_run-3", signal_with_markers(ONSETS_S), standards_at(ONSETS_S[[2, 7, 11]])) == 0.0

@@ -126,6 +126,17 @@ def test_output_with_another_number_of_volumes_is_a_fault(raw, tmp_path):
     assert "it has 10 volumes, the raw run has 12" in faults[0] and not faults[1]
 
 
+@pytest.mark.parametrize("rows", [VOLUMES - 1, VOLUMES + 1])
+def test_a_table_of_confounds_of_another_length_is_a_fault(raw, tmp_path, rows):
+    first = prepared(tmp_path / "out", raw[0])
+    prepared(tmp_path / "out", raw[1])
+    table = first.with_name(f"{first.name.split('_space-')[0]}_desc-confounds_timeseries.tsv")
+    table.write_text("trans_x\n" + "0.1\n" * rows)
+    faults = [recording.fault for recording in use_fmriprep(raw[:2], tmp_path / "out")]
+    assert f"it has {rows} rows, but the run has {VOLUMES} volumes" in faults[0]
+    assert faults[1] == ""
+
+
 def test_output_without_slice_timing_is_warned_of(raw, tmp_path, caplog):
     bold = prepared(tmp_path / "out", raw[0])
     bold.with_name(bold.name.replace(".nii.gz", ".json")).write_text(json.dumps({"SliceTimingCorrected": False}))

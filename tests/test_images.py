@@ -1,5 +1,7 @@
 """BOLD and single images are read whole, or refused in one line."""
 
+import gzip
+import logging
 from pathlib import Path
 
 import nibabel as nib
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 from datasets.errors import BadInput
-from datasets.images import read_bold, read_image
+from datasets.images import check_whole, read_bold, read_image
 
 VOLUMES = np.random.default_rng(0).integers(0, 1000, (8, 8, 8, 3), dtype=np.int16)
 AFFINE = np.diag([3.0, 3.0, 4.0, 1.0])
@@ -122,3 +124,81 @@ def test_a_single_image_is_read_without_what_is_not_finite(tmp_path: Path) -> No
 def test_a_single_image_that_shows_nothing_is_refused(tmp_path: Path, make, complaint: str) -> None:
     with pytest.raises(BadInput, match=complaint):
         read_image(make(tmp_path / "t1.nii.gz"), "T1")
+
+
+def with_a_bit_flipped(content: bytes) -> bytes:
+    stored = bytearray(gzip.compress(content, 0))
+    stored[len(stored) // 2] ^= 64
+    return bytes(stored)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [with_a_bit_flipped, lambda content: gzip.compress(content)[:-6], lambda content: gzip.compress(content)[:-60]],
+)
+def test_a_damaged_image_whose_values_can_all_be_read_is_refused_by_its_checksum(tmp_path: Path, damage) -> None:
+    content = saved(tmp_path / "bold.nii").read_bytes()
+    damaged = written(tmp_path / "bold.nii.gz", damage(content))
+    with pytest.raises(BadInput, match=r"cannot read the BOLD of .*; download it again"):
+        check_whole((damaged,), "BOLD")
+
+
+def test_what_follows_a_whole_image_is_ignored(tmp_path: Path) -> None:
+    path = saved(tmp_path / "bold.nii.gz")
+    written(path, path.read_bytes() + b"garbage")
+    check_whole((path,), "BOLD")
+    np.testing.assert_array_equal(read_bold((path,)).get_fdata(), VOLUMES)
+
+
+def blank(number: int) -> np.ndarray:
+    volumes = VOLUMES.copy()
+    volumes[..., number] = 0
+    return volumes
+
+
+@pytest.mark.parametrize(
+    ("volumes", "complaint"),
+    [
+        (blank(1), r"volumes \[1\] of the BOLD \(from 0\) show nothing"),
+        (np.repeat(VOLUMES[..., :1], 3, axis=3), "all volumes of the BOLD are the same"),
+    ],
+)
+def test_a_series_that_shows_nothing_or_never_changes_is_refused(tmp_path: Path, volumes, complaint: str) -> None:
+    with pytest.raises(BadInput, match=complaint):
+        read_bold((saved(tmp_path / "bold.nii.gz", volumes),))
+
+
+def test_a_volume_far_brighter_than_the_others_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    volumes = VOLUMES.astype(np.float32)
+    volumes[..., 2] *= 1000
+    with caplog.at_level(logging.WARNING):
+        read_bold((saved(tmp_path / "bold.nii.gz", volumes),))
+    assert "volumes [2] of the BOLD (from 0) are far brighter or darker" in caplog.text
+
+
+def placed(path: Path, sform: np.ndarray | None, code: int) -> Path:
+    image = nib.Nifti1Image(VOLUMES, AFFINE)
+    image.set_qform(None, 0)
+    image.header.set_sform(sform, code)
+    path.write_bytes(image.to_bytes())
+    return path
+
+
+@pytest.mark.parametrize("wrong", [np.diag([0.0, 3.0, 4.0, 1.0]), np.diag([np.nan, 3.0, 4.0, 1.0])])
+def test_an_affine_that_leads_nowhere_is_refused(tmp_path: Path, wrong: np.ndarray) -> None:
+    path = placed(tmp_path / "bold.nii", AFFINE, 1)
+    content = bytearray(path.read_bytes())
+    content[280:296] = wrong[0].astype("<f4").tobytes()
+    with pytest.raises(BadInput, match="must have a finite, invertible affine"):
+        read_bold((written(path, bytes(content)),))
+
+
+@pytest.mark.parametrize(("code", "warned"), [(0, True), (1, False)])
+def test_an_image_without_a_place_in_its_header_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, code: int, warned: bool
+) -> None:
+    content = bytearray(placed(tmp_path / "bold.nii", AFFINE, 1).read_bytes())
+    content[252:256] = np.array([0, code], dtype="<i2").tobytes()
+    with caplog.at_level(logging.WARNING):
+        read_bold((written(tmp_path / "bold.nii", bytes(content)),))
+    assert ("which side is left is a guess" in caplog.text) == warned

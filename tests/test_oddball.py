@@ -126,6 +126,56 @@ def test_one_folder_may_hold_both_layouts(tmp_path: Path) -> None:
     assert (recording.bold, recording.eeg) == ((bold,), eeg)
 
 
+def test_eeg_and_bold_of_one_layout_may_lie_in_two_folders(tmp_path: Path) -> None:
+    touch(tmp_path / "sub001" / "BOLD" / "task001_run001" / "bold.nii.gz")
+    eeg = make_legacy_run(tmp_path / "ds116_sub001" / "sub001", "task001_run001", with_bold=False)
+    (recording,) = find_recordings(tmp_path)
+    assert (recording.eeg, recording.fault) == (eeg, "")
+
+
+def two_archives(root: Path) -> None:
+    for folder in (root, root / "ds116_sub001"):
+        make_legacy_run(folder / "sub001", "task001_run001")
+
+
+def packed_and_unpacked(root: Path) -> None:
+    make_legacy_run(root / "sub001", "task001_run001")
+    touch(root / "sub001" / "BOLD" / "task001_run001" / "bold.nii")
+
+
+def two_run_labels(root: Path) -> None:
+    bold = make_bids_run(root, "sub-01", "auditory", 1)
+    touch(bold.with_name(bold.name.replace("run-01", "run-1")))
+
+
+@pytest.mark.parametrize("make", [two_archives, packed_and_unpacked, two_run_labels])
+def test_a_run_that_one_layout_holds_twice_has_a_fault_that_names_both(tmp_path: Path, make) -> None:
+    make(tmp_path)
+    (recording,) = find_recordings(tmp_path)
+    assert "several files of this one run" in recording.fault
+    assert recording.fault.count(str(tmp_path)) == 2
+
+
+def test_one_archive_under_two_names_is_one(tmp_path: Path) -> None:
+    make_legacy_run(tmp_path / "ds116_sub001" / "sub001", "task001_run001")
+    (tmp_path / "sub001").symlink_to(tmp_path / "ds116_sub001" / "sub001")
+    (recording,) = find_recordings(tmp_path)
+    assert recording.fault == ""
+
+
+@pytest.mark.parametrize("part", ["bold", "eeg", "t1", "events"])
+def test_a_link_to_nowhere_is_found_so_that_reading_it_can_say_so(tmp_path: Path, part: str) -> None:
+    folder = tmp_path / "sub001"
+    make_legacy_run(folder, "task001_run001")
+    touch(folder / "anatomy" / "highresSPGR001.nii.gz")
+    before = find_recordings(tmp_path)
+    broken = getattr(before[0], part)
+    broken = broken[0] if isinstance(broken, tuple) else broken
+    broken.unlink()
+    broken.symlink_to("nowhere")
+    assert find_recordings(tmp_path) == before
+
+
 def test_recordings_are_sorted_and_eeg_without_bold_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for subject, name in (("sub012", "task002_run001"), ("sub002", "task001_run002"), ("sub002", "task001_run001")):
         make_legacy_run(tmp_path / subject, name)

@@ -19,7 +19,7 @@ def test_a_recording_is_named_by_subject_task_and_run() -> None:
     ("wrong", "complaint"),
     [
         ({"subject": "01"}, "subject must start with sub-"),
-        ({"run": 0}, "run must be at least 1"),
+        ({"run": -1}, "run must be at least 0"),
         ({"repetition_time_s": 0.0}, "repetition_time_s must be above 0"),
         ({"repetition_time_s": float("nan")}, "repetition_time_s must be above 0"),
         ({"bold": ()}, "must have BOLD"),
