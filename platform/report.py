@@ -18,6 +18,7 @@ from platform.report_pages.comparison import comparison_page
 from platform.report_pages.further_sections import further_sections
 from platform.report_pages.origin_sections import origin, to_paste
 from platform.report_pages.page import whole_page
+from platform.report_pages.quality_section import quality_chart
 from platform.report_pages.score_sections import estimates, leaderboard, subjects, verdict_box
 from platform.report_pages.search_sections import the_search
 from platform.report_pages.studied import Studied
@@ -62,7 +63,7 @@ def report_page(ledger: Ledger, found: Findings | None = None) -> str:
     sections = [
         estimates(studied),
         leaderboard(studied),
-        subjects(studied),
+        subjects(studied, quality_chart(studied)),
         brain_section(studied),
         *further_sections(studied),
         the_search(studied),

@@ -155,6 +155,7 @@ def study_settings(arguments: argparse.Namespace) -> StudySettings:
             uri=arguments.tracking or f"sqlite:///{home / 'mlflow.db'}",
             experiment=arguments.experiment,
             artifacts=None if _is_server(arguments.tracking) else (home / "mlartifacts").as_uri(),
+            system_metrics=arguments.system_metrics,
         ),
         workers=Workers(
             count=arguments.workers_per_trial,
@@ -255,6 +256,11 @@ def _add_places(parser: CommandParser) -> None:
     )
     parser.add_option("--tracking", metavar="URI", help=f"MLflow's database or server (else SQLite in {home})")
     parser.add_option("--experiment", metavar="NAME", default="eeg2fmri", help="MLflow experiment")
+    parser.add_option(
+        "--system-metrics",
+        action="store_true",
+        help="send MLflow this machine's use of processor, memory, disk",
+    )
     parser.add_option("--job-storage", metavar="URI", help=f"where Ray keeps running jobs' files (else in {home})")
     parser.add_option("--cache", metavar="FOLDER", help=f"this node's cache of decoded runs (else in {home})")
     parser.add_option("--shared-disk", action="store_true", help="all nodes see the local paths given (NFS)")

@@ -23,6 +23,7 @@ from platform.brain_maps import maps_name
 from platform.budgets import Budgets, fewest_fold_jobs
 from platform.calibration import Calibration, Timing, parts_of
 from platform.data_jobs import decode_subject, score_baselines
+from platform.data_quality import QUALITY, data_quality
 from platform.finalists import REFERENCES, TEST, score_finalist, score_references
 from platform.findings import Findings, findings
 from platform.fold_jobs import FoldJobs, StudySteps, run_fold_jobs
@@ -295,8 +296,11 @@ def _search(settings: StudySettings, data: StudyData, division: Division, ledger
     tracker = Tracker(settings.tracking, ledger, _tracked(data, division), _tags(settings, data))
     status = "KILLED"
     try:
+        tracker.watch()
         tracker.send_missing(ledger.trials)
         _decode_shards(settings, data)
+        if ledger.noted(QUALITY) is None:
+            ledger.note(QUALITY, data_quality(data))
         _score_baselines(settings, folds, ledger)
         ended_by = _run_trials(settings, folds, ledger, tracker)
         ledger.close()

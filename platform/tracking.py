@@ -4,13 +4,14 @@ Takes what the ledger holds; gives runs that can be browsed.  The ledger is the 
 goes on, and what is missing is sent later, once.  All calls are made in one background thread.
 """
 
+import importlib.util
 import json
 import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 import numpy as np
@@ -22,13 +23,16 @@ from datasets.redaction import redacted
 from datasets.storage import without_secrets
 from platform.figures import trace_figure
 from platform.findings import NOT_TRAINING
-from platform.ledger import WINNER, BaselineFolds, FurtherScores, Ledger, LedgerTrial, mean
+from platform.ledger import WINNER, BaselineFolds, FoldRecord, FurtherScores, Ledger, LedgerTrial, mean
 from platform.logged_model import DOWN, QUIET, STUDY, TRIAL, Standing, Winner, describe, register
 from platform.outbox import Outbox
 from platform.packaging import Package
 from platform.products import StudyData
 from platform.statistics import RAW, estimate
 from platform.study_note import StudyNote
+
+if TYPE_CHECKING:  # it needs psutil, which is optional
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +62,8 @@ class TrackingSettings:
     experiment: str = "eeg2fmri"
     artifacts: str | None = None
     """Where artifacts go when MLflow is a database; None for a server, which decides for itself."""
+    system_metrics: bool = False
+    """Whether the study's run gets the use of processor, memory, disk and network of the machine that searches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +100,12 @@ class Tracker:
         self._runs: dict[str, SentRun] | None = None
         self._experiment_id: str | None = None
         self._is_warned = False
+        self._monitor: SystemMetricsMonitor | None = None
+
+    def watch(self) -> None:
+        """Send, from now on, what the machine does, where the settings want that; returns at once."""
+        if self._settings.system_metrics:
+            self._outbox.submit(self._watch)
 
     def send_trial(self, trial: LedgerTrial) -> None:
         """Send a trial that has ended; returns at once."""
@@ -137,6 +149,8 @@ class Tracker:
             if set(test_scores) == set(winner.scores):
                 self._log_table(parent, "comparison.json", _comparison_table(winner, baselines, test_scores))
             self._log_metrics(runs[str(winner.number)].run_id, [(TEST, mean(test_scores), 0)])
+            for record in winner.records.values():
+                self._send_curves(record)
             with trace_figure(winner.records[min(winner.records)].trace) as figure:
                 self._client.log_figure(parent, figure, "target_and_prediction.png")
             tags = {**_winner_tags(winner), **note.tags, "mlflow.note.content": note.text}
@@ -173,6 +187,9 @@ class Tracker:
         """Wait until everything is sent, end the study's run with a status, and tell whether all of it arrived."""
 
         def send() -> None:
+            if self._monitor is not None:
+                self._monitor.finish()
+                self._monitor = None
             parent = self._known_runs()[_OF_STUDY].run_id
             self._log_table(parent, "folds.json", _fold_table(self._ledger.trials))
             self._show_tables(parent)
@@ -180,6 +197,13 @@ class Tracker:
 
         self._outbox.submit(send)
         return self._outbox.finish()
+
+    def _watch(self) -> None:
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        run_id = self._known_runs()[_OF_STUDY].run_id
+        self._monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=self._settings.uri)
+        self._monitor.start()
 
     def _failed(self, error: Exception) -> None:
         """Forget what MLflow was known to hold: the answer to a request that it fulfilled may be lost."""
@@ -208,11 +232,26 @@ class Tracker:
         )
         runs[key] = SentRun(run_id=run_id, state=state)
 
+    def _send_curves(self, record: FoldRecord) -> None:
+        """Send how a finalist learned on one fold, a run below the trial's: loss and validation score by epoch."""
+        runs, key = self._known_runs(), f"{record.trial}/{record.fold}"
+        if key in runs and runs[key].state:
+            return
+        if key not in runs:
+            tags = {**self._tags, TRIAL: key, "mlflow.parentRunId": runs[str(record.trial)].run_id}
+            runs[key] = SentRun(run_id=self._created(f"fold-{record.fold:02d}", tags))
+        self._client.set_terminated(runs[key].run_id, "FINISHED")
+        told = [RunTag("stop_reason", record.stop_reason), RunTag(_STATE, "COMPLETE")]
+        self._client.log_batch(runs[key].run_id, metrics=_metrics(_curves(record)), tags=told)
+        runs[key] = SentRun(run_id=runs[key].run_id, state="COMPLETE")
+
     def _known_runs(self) -> dict[str, SentRun]:
         """Return the study's runs by trial, its own among them: read once, and after each failure."""
         if self._runs is None:
             runs = self._runs_there()
-            if _OF_STUDY not in runs:
+            if _OF_STUDY in runs:
+                self._client.update_run(runs[_OF_STUDY].run_id, status="RUNNING")  # it goes on
+            else:
                 tags = {**self._tags, TRIAL: _OF_STUDY}
                 runs[_OF_STUDY] = SentRun(run_id=self._created(self._ledger.name, tags))
             self._client.log_inputs(runs[_OF_STUDY].run_id, datasets=[_dataset_input(self._data)])
@@ -282,6 +321,8 @@ def check_tracking(settings: TrackingSettings) -> None:
             f"--tracking must be a database or server (one of {', '.join(known)}...), but got "
             f"{without_secrets(settings.uri)}; for example sqlite:////absolute/path/mlflow.db"
         )
+    if settings.system_metrics and importlib.util.find_spec("psutil") is None:
+        raise BadInput("--system-metrics needs the package psutil: pip install 'eeg2fmri-platform[system-metrics]'")
 
 
 def _comparison(
@@ -370,6 +411,14 @@ def _validation(trial: LedgerTrial, num_subjects: int) -> list[Point]:
     }
     points = [(VALIDATION, score, fold) for fold, score in scores.items()]
     return [*points, *((key, value, at) for key, value in found.items() if math.isfinite(value))]
+
+
+def _curves(record: FoldRecord) -> list[Point]:
+    """Return a fold job's loss and validation score, mean over its two subjects, by epoch; the first epoch is 1."""
+    scores = [mean(dict(enumerate(pair))) for pair in zip(*record.validation, strict=True)]
+    found = {"curve/loss": record.loss, "curve/validation": scores}
+    points = [(key, value, epoch) for key, values in found.items() for epoch, value in enumerate(values, start=1)]
+    return [point for point in points if math.isfinite(point[1])][-MOST_METRICS:]
 
 
 def _metrics(points: Sequence[Point]) -> list[Metric]:

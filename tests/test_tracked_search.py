@@ -15,6 +15,7 @@ from platform.ledger import Ledger, read_ledger
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 NUM_TRIALS = 4
+NUM_FOLDS = 5
 
 
 @pytest.fixture
@@ -63,7 +64,8 @@ def check_all_is_there_once(client: MlflowClient, ledger: Ledger) -> None:
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
     names = sorted(run.info.run_name for run in runs)
-    assert names == ["band_power", *(f"trial-{number:04d}" for number in range(NUM_TRIALS))]
+    assert [name for name in names if name.startswith("fold-")] == [f"fold-{fold:02d}" for fold in range(NUM_FOLDS)]
+    assert [name for name in names if not name.startswith("fold-")] == ["band_power", *(f"trial-{number:04d}" for number in range(NUM_TRIALS))]
     by_name = {run.info.run_name: run for run in runs}
     assert len(ledger.trials) == NUM_TRIALS
     for trial in ledger.trials:

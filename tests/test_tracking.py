@@ -3,7 +3,9 @@
 import json
 import os
 import socket
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -289,6 +291,35 @@ def test_a_trial_that_is_still_running_is_not_sent(study):
     assert f"trial-{running:04d}" not in study.runs()
 
 
+def test_a_study_that_goes_on_is_shown_as_running(study):
+    assert study.send_all(status="KILLED")
+    tracker = study.tracker()
+    tracker.send_missing(study.ledger.trials)
+    tracker._outbox._pool.submit(lambda: None).result()
+    assert study.runs()[study.ledger.name].info.status == "RUNNING"
+    assert tracker.finish("FINISHED")
+    assert study.runs()[study.ledger.name].info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("is_wanted", [True, False])
+def test_what_the_machine_does_is_sent_where_that_is_wanted(study, monkeypatch, is_wanted):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    settings = TrackingSettings(uri=study.uri, experiment=study.experiment, system_metrics=is_wanted)
+    tracker = Tracker(settings, study.ledger, DATA, {})
+    tracker.watch()
+    tracker.send_missing(study.ledger.trials)
+    time.sleep(0.5)
+    assert tracker.finish("FINISHED")
+    metrics = study.runs()[study.ledger.name].data.metrics
+    assert ("system/cpu_utilization_percentage" in metrics) is is_wanted
+
+
+def test_system_metrics_without_psutil_are_refused_with_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    with pytest.raises(BadInput, match=r"needs the package psutil: pip install .*system-metrics"):
+        check_tracking(TrackingSettings(uri="sqlite:////mlflow.db", system_metrics=True))
+
+
 def test_two_studies_of_one_name_stay_apart(study, tmp_path):
     assert study.send_all()
     other = made_ledger(tmp_path / "other", study.ledger.name)
@@ -473,6 +504,24 @@ def test_the_figure_the_comparison_and_the_note_stand_at_the_studys_run(winner, 
     assert run.data.metrics[TEST] == pytest.approx(0.778)
     assert run.data.metrics["cv/baseline_ridge/validation_mean"] == pytest.approx(1.1)
     assert run.data.metrics["test/baseline_ridge/temporal_r_responsive"] == pytest.approx(1.2)
+
+
+def test_below_the_winner_every_fold_is_a_run_with_its_curves_and_without_test_scores(winner):
+    study, _ = winner
+    runs = study.runs()
+    trial = runs["trial-0000"].info.run_id
+    folds = {name: run for name, run in runs.items() if run.data.tags.get("mlflow.parentRunId") == trial}
+    assert sorted(folds) == ["fold-00", "fold-01", "fold-02"]
+    for run in folds.values():
+        points = {
+            key: [(point.step, point.value) for point in study.client.get_metric_history(run.info.run_id, key)]
+            for key in run.data.metrics
+        }
+        assert points == {
+            "curve/loss": [(1, 1.0), (2, 0.5)],
+            "curve/validation": [(1, pytest.approx(0.1)), (2, pytest.approx(0.25))],
+        }
+        assert run.info.status == "FINISHED"
 
 
 def test_models_that_are_registered_are_not_logged_again(winner):

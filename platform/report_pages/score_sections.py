@@ -99,9 +99,9 @@ def leaderboard(studied: Studied) -> Section:
     return Section(name="trials", title="Trials", parts=parts)
 
 
-def subjects(studied: Studied) -> Section:
-    """Return every test subject's scores, those of one subject joined by a line."""
-    return Section(name="subjects", title="Subjects", parts=[_paired_chart(studied)])
+def subjects(studied: Studied, quality: Chart | None) -> Section:
+    """Return every test subject's scores, those of one subject joined by a line, and beside them its quality."""
+    return Section(name="subjects", title="Subjects", parts=[_paired_chart(studied), *([quality] if quality else [])])
 
 
 def _method(estimate: Estimate) -> str:
