@@ -19,11 +19,13 @@ import pytest
 from datasets.command_line import run_command
 from datasets.errors import BadInput
 from platform import report
+from platform.data_quality import QUALITY
 from platform.findings import findings
 from platform.ledger import FoldRecord, Ledger, open_ledger, read_ledger
 from platform.report import compared_page, report_page
 from platform.report_pages.studied import FOLD_SUBJECTS
 from platform.samplers import Proposal
+from platform.verdict import WORDS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 AXE = os.environ.get("AXE_CORE", "")
@@ -33,6 +35,10 @@ TEST = {0: (0.7771, 0.7772, 0.7773, 0.7774), 1: (0.21, 0.22, 0.26, 0.24)}
 EVENTS = {fold: (0.05 + 0.01 * fold, 0.02 * fold) for fold in range(NUM_FOLDS)}
 NULLS = [0.001 * number for number in range(20)]
 SUBJECTS = [f"sub-0{fold + 1}" for fold in range(NUM_FOLDS)]
+MEASURED = {
+    subject: {"displacement_mm": 0.1 * (4 - at), "coverage": 1.0, "tsnr": 50.0 + at**2}
+    for at, subject in enumerate(SUBJECTS)
+}
 TRACE = {"recording": "sub-01_task-<b>", "first_s": 31.0, "step_s": 2.0, "target": [0, 1, 2], "prediction": [0, 2, 1]}
 FURTHER = ("temporal_r_grey", "unique_r", "mse_given_own_mean", "temporal_r_responsive_after_0_min_eeg",
            "temporal_r_responsive_after_5_min_eeg")  # fmt: skip
@@ -47,6 +53,7 @@ def study(folder, trials=(0, 1), *, closed=True, name="small", **terms) -> Ledge
     terms = {"seed": 7, "data": "<b>digest</b>", "architecture": "band_power", "racing": "none", **terms}
     ledger = open_ledger(f"sqlite:///{folder / 'studies.db'}", name, terms)
     ledger.note(FOLD_SUBJECTS, SUBJECTS)
+    ledger.note(QUALITY, MEASURED)
     for number in trials:
         ledger.add(Proposal(params={}, distributions={}, configuration={"width": 8 * (number + 1)}))
         for fold in range(NUM_FOLDS):
@@ -151,6 +158,34 @@ def test_the_verdict_comes_first_with_the_corrected_score(ledger, page):
         corrected["x"][0] - corrected["error_x"]["arrayminus"][0],
     ]
     assert ends == pytest.approx([found.corrected.high, found.corrected.low])
+
+
+def test_the_verdict_is_said_in_a_sentence_and_set_against_ridge(tmp_path):
+    ledger = study(tmp_path)
+    for fold in range(NUM_FOLDS):
+        ledger.commit_baselines(fold, {"events": EVENTS[fold], "ridge_band_power": (0.0, TEST[1][fold] - 0.5)})
+    page = report_page(ledger)
+    assert html.escape(WORDS[findings(ledger).verdict.word][1:]) in page
+    assert re.search(r"More than ridge regression on band power: difference \+0\.\d+, .* higher on 4 of 4\.", page)
+
+
+def test_quality_stands_against_test_scores_where_it_differs_between_subjects(page):
+    drawn = figures(page)["figure-quality"]["data"]
+    assert [each["x"] for each in drawn] == [
+        pytest.approx([0.4, 0.3, 0.2, 0.1]),
+        [50.0, 51.0, 54.0, 59.0],
+    ]  # coverage is alike in all
+    assert all(each["y"] == list(TEST[1]) and each["text"] == SUBJECTS for each in drawn)
+    assert cells(page, "sub-03", caption="Figures of quality") == ["+0.260", "0.2", "54"]
+    said = re.search(r'id="figure-quality"[^>]*aria-label="([^"]*)"', page)[1]
+    # ranks of the scores: 1, 2, 4, 3
+    assert "rank correlation −0.80 over 4 subjects" in said and "rank correlation +0.80 over 4 subjects" in said
+
+
+def test_every_axis_of_configurations_says_from_what_to_what_it_runs(page):
+    axis = figures(page)["figure-configurations"]["layout"]["xaxis"]
+    assert (axis["tickvals"], axis["ticktext"]) == (["width"], ["width<br>8 to 16"])
+    assert trace(page, "configurations", "trial 1")["y"] == [1.0]
 
 
 def test_a_second_opinion_and_subjects_that_chose_nothing_stand_beside_the_corrected_score(ledger, page):

@@ -64,8 +64,9 @@ def check_all_is_there_once(client: MlflowClient, ledger: Ledger) -> None:
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
     names = sorted(run.info.run_name for run in runs)
+    trials = [f"trial-{number:04d}" for number in range(NUM_TRIALS)]
     assert [name for name in names if name.startswith("fold-")] == [f"fold-{fold:02d}" for fold in range(NUM_FOLDS)]
-    assert [name for name in names if not name.startswith("fold-")] == ["band_power", *(f"trial-{number:04d}" for number in range(NUM_TRIALS))]
+    assert [name for name in names if not name.startswith("fold-")] == ["band_power", *trials]
     by_name = {run.info.run_name: run for run in runs}
     assert len(ledger.trials) == NUM_TRIALS
     for trial in ledger.trials:

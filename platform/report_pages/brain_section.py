@@ -43,7 +43,8 @@ def brain_section(studied: Studied) -> Section:
     most = max(float(np.nanmax(np.abs(maps[fold].r_V))) for fold in shown.values()) or 1.0
     for word, fold in dict.fromkeys((word, fold) for word, fold in shown.items()):
         parts += _of_subject(word, studied.tested[fold], studied.test[fold], maps[fold], most)
-    files = [element("li", _nifti(studied.tested[fold], maps[fold])) for fold in sorted(maps)[:MOST_DOWNLOADS]]
+    by_name = sorted(maps, key=lambda fold: studied.tested[fold])
+    files = [element("li", _nifti(studied.tested[fold], maps[fold])) for fold in by_name[:MOST_DOWNLOADS]]
     return Section(
         name="brain", title="On the brain", parts=[*parts, element("h3", "Maps of r (NIfTI)"), element("ul", *files)]
     )

@@ -52,11 +52,11 @@ def further_sections(studied: Studied) -> list[Section]:
 
 def _profile(studied: Studied) -> Chart:
     scores = {name: by_fold for name, by_fold in studied.further["winner"].items() if name in IN_PROFILE}
-    labels = [NAMES[name] for name in scores]
+    labels = [_broken(NAMES[name]) for name in scores]
     dots = markers(
         "the winner, by subject",
         [value for by_fold in scores.values() for value in by_fold.values()],
-        [NAMES[name] for name, by_fold in scores.items() for _ in by_fold],
+        [_broken(NAMES[name]) for name, by_fold in scores.items() for _ in by_fold],
         kind=1,
         size=8,
     )
@@ -77,7 +77,7 @@ def _profile(studied: Studied) -> Chart:
         "when the global signal is removed tracked that; one that falls to zero beyond confounds, those.",
         data=[{**dots, "opacity": 0.6}, means, of_ridge],
         layout=layout_of("test score", "", height=150 + ROW_HEIGHT * len(labels), yaxis={"autorange": "reversed"}),
-        table=table("Test scores by subject", ["tested", *labels], rows),
+        table=table("Test scores by subject", ["tested", *(NAMES[name] for name in scores)], rows),
     )
 
 
@@ -149,6 +149,15 @@ def _published(studied: Studied) -> Section:
     )
     shown = table("Errors of images, given the subject's own mean image; mean over test subjects", headings, rows)
     return Section(name="published", title="Beside published scores", parts=[caution, shown])
+
+
+def _broken(label: str) -> str:
+    """Return a label in two lines where it is long: on a phone the figure needs the space."""
+    return (
+        label.replace(", global", ",<br>global")
+        .replace(" of grey", "<br>of grey")
+        .replace(" and events", "<br>and events")
+    )
 
 
 def _cell(by_fold: Mapping[int, float] | None) -> str:

@@ -8,16 +8,19 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from datasets.quality.markup import MINUS, Markup, element, row, table
+from platform.findings import Findings
 from platform.ledger import LedgerTrial, mean
 from platform.report_pages.charts import Chart, Trace, heat_map, interval, layout_of, line, markers
 from platform.report_pages.page import Section, paragraph
 from platform.report_pages.studied import KIND_NAMES, KINDS, Studied
 from platform.statistics import ESTIMATES, LOCKED_AWAY, NESTED, Comparison, Estimate
+from platform.verdict import WORDS
 
 MOST_TRIALS = 50
 MOST_IN_MAP = 30
 ROW_HEIGHT = 30
 SCORE = "r over time"
+RIDGE = "ridge_band_power"
 UNSELECTED = {NESTED: "every subject, by what the others chose", LOCKED_AWAY: "subjects locked away"}
 
 
@@ -54,11 +57,27 @@ def verdict_box(studied: Studied) -> Markup:
         "section",
         element("h2", "Verdict"),
         element("p", found.verdict.word, class_="word"),
+        element("p", f"{WORDS[found.verdict.word][0].upper()}{WORDS[found.verdict.word][1:]}."),
         reasons,
         element("p", expected),
+        *_against_ridge(found),
         class_="verdict",
         id="verdict",
     )
+
+
+def _against_ridge(found: Findings) -> list[Markup]:
+    """Return whether the search found more than a linear model does; nothing where that was not compared."""
+    ridge = next((each for each in found.comparisons if each.rival == RIDGE), None)
+    if ridge is None:
+        return []
+    told = "More than" if ridge.low > 0 else "Less than" if ridge.high < 0 else "Not told from"
+    return [
+        paragraph(
+            f"{told} ridge regression on band power: difference {number(ridge.difference)}, 95 % interval "
+            f"{number(ridge.low)} to {number(ridge.high)}, higher on {ridge.num_above} of {ridge.num_subjects}."
+        )
+    ]
 
 
 def estimates(studied: Studied) -> Section:

@@ -10,12 +10,13 @@ from typing import Any
 
 from datasets.quality.markup import Markup, row, table
 from platform.ledger import LedgerTrial, mean
-from platform.report_pages.charts import COLOURS, Chart, Trace, band, interval, layout_of, line, markers
+from platform.report_pages.charts import COLOURS, HEIGHT, Chart, Trace, band, interval, layout_of, line, markers
 from platform.report_pages.page import Section, paragraph
 from platform.report_pages.score_sections import MOST_TRIALS, ROW_HEIGHT, number
 from platform.report_pages.studied import Studied
 
 MOST_AXES = 9
+MOST_TICKS = 10
 MOST_CHOICES = 12
 FEWEST_TRIALS = 2
 SHARES = 100
@@ -68,6 +69,7 @@ def _parallel(studied: Studied) -> Chart:
     axes = _varied(trials, wanted)[:MOST_AXES]
     places = {key: _places([trial.configuration.get(key) for trial in trials]) for key in axes}
     titles = [key.replace("_", " ") for key in axes]
+    ranges = [_range([trial.configuration.get(key) for trial in trials]) for key in axes]
     traces: list[Trace] = []
     for at, trial in enumerate(trials):
         is_winner = trial.number == studied.winner.number
@@ -92,10 +94,11 @@ def _parallel(studied: Studied) -> Chart:
         title="Configurations",
         says=f"One line per trial over {len(axes)} choices; the thick line is the winner's.",
         caption="Each line is a trial; thick: the winner, thin: on all folds, dotted: raced out or failed. "
-        "An axis runs "
-        "from the lowest to the highest value that was tried, names in the order of the alphabet.",
+        "Below an axis stands from what to what it runs, names in the order of the alphabet; a line has a gap where "
+        "its configuration lacks the choice.",
         data=sorted(traces, key=lambda trace: trace["line"]["width"]),
-        layout=layout_of("", "", showlegend=False,
+        layout=layout_of("", "", showlegend=False, height=HEIGHT + 60,
+                         xaxis={"tickvals": titles, "ticktext": _named(titles, ranges), "tickfont": {"size": 11}},
                          yaxis={"tickvals": [0, 1], "ticktext": ["lowest", "highest"], "range": [-0.08, 1.08]}),
         table=table("What was tried", ["trial", "validation r", *titles], rows),
     )  # fmt: skip
@@ -113,7 +116,11 @@ def _racing(studied: Studied) -> Chart:
         )
         of_trial["line"]["dash"] = "solid"
         of_trial |= {"mode": "lines+markers", "opacity": 1.0 if is_winner else 0.6}
-        of_trial["marker"] = {"size": 5, "color": COLOURS[kind], "symbol": "x" if kind == 4 else "circle"}  # noqa: PLR2004
+        is_out = kind == 4  # noqa: PLR2004
+        of_trial["marker"] = {
+            "size": [5] * (len(running) - 1) + [10 if is_out else 5], "color": COLOURS[kind],
+            "symbol": ["circle"] * (len(running) - 1) + ["x" if is_out else "circle"],
+        }  # fmt: skip
         traces.append(of_trial)
     num_all = sum(trial.state == "COMPLETE" for trial in trials)
     rows = [row(str(trial.number), str(len(trial.scores)), number(mean(trial.scores))) for trial in trials]
@@ -160,7 +167,7 @@ def _learning(studied: Studied) -> Chart:
         caption="Mean of the two validation subjects' scores after each epoch. Folds that stopped early "
         "leave the mean.",
         data=traces,
-        layout=layout_of("epoch", "validation r"),
+        layout=layout_of("epoch", "validation r", xaxis={"tick0": 1, "dtick": max(1, len(epochs) // MOST_TICKS)}),
         table=table("Validation r by epoch", ["epoch", "mean", "lowest", "highest", "folds"], rows),
     )
 
@@ -182,12 +189,33 @@ def _course(studied: Studied) -> Chart:
         caption=f"{trace['recording']}, a validation subject of the fold with the middle score: mean over the voxels "
         "that weigh, each course with mean 0 and SD 1, so that only their shapes compare.",
         data=[
-            line("target", times, _standardised(target), kind=4),
+            _solid(line("target", times, _standardised(target), kind=4)),
             line("prediction", times, _standardised(predicted), kind=1),
         ],
         layout=layout_of("time in run, s", "standard deviations"),
         table=table("The courses", ["time, s", "target", "prediction"], rows),
     )
+
+
+def _named(titles: Sequence[str], ranges: Sequence[str]) -> list[str]:
+    return [f"{title}<br>{values}" for title, values in zip(titles, ranges, strict=True)]
+
+
+def _solid(trace: Trace) -> Trace:
+    return {**trace, "line": {**trace["line"], "dash": "solid"}}
+
+
+def _range(values: Sequence[Any]) -> str:
+    """Return from where to where an axis runs, in words."""
+    known = [value for value in values if value is not None]
+    order = _in_order(known)
+    return f"{_shown(order[0])} to {_shown(order[-1])}" if order else ""
+
+
+def _in_order(known: Sequence[Any]) -> list[Any]:
+    """Return each value once, from the lowest to the highest: numbers by size, names by the alphabet."""
+    are_numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in known)
+    return sorted(set(known)) if are_numbers else sorted({str(value) for value in known})
 
 
 def _varied(trials: Sequence[LedgerTrial], first: Sequence[str]) -> list[str]:
@@ -198,11 +226,9 @@ def _varied(trials: Sequence[LedgerTrial], first: Sequence[str]) -> list[str]:
 
 def _places(values: Sequence[Any]) -> list[float | None]:
     """Return where each value lies between the lowest and the highest of its kind: numbers by rank, names in order."""
-    known = [value for value in values if value is not None]
-    are_numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in known)
-    order = sorted(set(known)) if are_numbers else sorted({str(value) for value in known})
+    order = _in_order([value for value in values if value is not None])
     rank = {value: at / max(len(order) - 1, 1) for at, value in enumerate(order)}
-    return [None if value is None else rank[value if are_numbers else str(value)] for value in values]
+    return [None if value is None else rank[value if value in rank else str(value)] for value in values]
 
 
 def _heads(values: Sequence[float]) -> list[Sequence[float]]:

@@ -24,7 +24,7 @@ nav a { display: inline-block; padding: 4px 0; }
 .verdict .word { font-size: 26px; font-weight: 700; margin: 0; }
 .scroll { overflow-x: auto; margin: 10px 0; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }
-caption { text-align: left; padding: 4px 0; }
+caption { text-align: left; padding: 4px 0; position: sticky; left: 0; max-width: calc(100vw - 32px); }
 th, td { text-align: left; vertical-align: top; padding: 4px 10px 4px 0; border-top: 1px solid #c9d0d8;
   font-weight: 400; }
 thead th { font-weight: 600; border-top: 0; vertical-align: bottom; }
