@@ -29,6 +29,7 @@ class BrainMaps:
     Attributes:
         r_V: Pearson r over time, both high-passed, mean over runs.
         target_V, prediction_V: the volume in the middle of the first run, in standard deviations of its voxel.
+        is_grey_V: which voxels are grey matter; of a mask of grey and white matter, the others are white.
         indices_V3: each voxel's place on the grid.
         grid_shape, affine: of the grid.
     """
@@ -36,6 +37,7 @@ class BrainMaps:
     r_V: Floats
     target_V: Floats
     prediction_V: Floats
+    is_grey_V: NDArray[np.bool_]
     indices_V3: NDArray[np.int16]
     grid_shape: tuple[int, int, int]
     affine: NDArray[np.float64]
@@ -61,6 +63,7 @@ def brain_maps(data: StudyData, subject: str, predictions: Iterable[Floats]) -> 
         r_V=np.mean(of_runs, axis=0).astype(np.float32),
         target_V=shown[0].astype(np.float32),
         prediction_V=shown[1].astype(np.float32),
+        is_grey_V=data.grey_matter,
         indices_V3=data.voxel_indices.astype(np.int16),
         grid_shape=data.manifest.layout.grid_shape,
         affine=np.array(data.manifest.layout.grid_affine, np.float64),
@@ -87,5 +90,6 @@ def kept_brain_maps(storage_uri: str, name: str) -> BrainMaps | None:
         return None
     with np.load(io.BytesIO(storage.read(name)), allow_pickle=False) as kept:
         fields = {key: kept[key] for key in kept.files}
+    fields.setdefault("is_grey_V", np.ones(len(fields["r_V"]), bool))  # kept before tissues were
     shape = tuple(int(length) for length in fields.pop("grid_shape"))
     return BrainMaps(**fields, grid_shape=(shape[0], shape[1], shape[2]))

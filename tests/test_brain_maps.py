@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import json
 import re
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from platform.report_pages.page import whole_page
 SHAPE = (10, 12, 9)
 AFFINE = np.array([[12.0, 0, 0, -54], [0, 12, 0, -80], [0, 0, 12, -40], [0, 0, 0, 1]])
 NUM_VOXELS, NUM_WINDOWS, REPETITION_TIME_S = 40, 90, 2.0
+NUM_GREY = 25
 INDICES = np.stack(np.unravel_index(np.arange(200, 200 + NUM_VOXELS), SHAPE), axis=1)
 
 
@@ -25,6 +27,7 @@ def data_of(runs) -> SimpleNamespace:
         runs=lambda _: [SimpleNamespace(targets=run) for run in runs],
         manifest=SimpleNamespace(layout=layout),
         voxel_indices=INDICES,
+        grey_matter=np.arange(NUM_VOXELS) < NUM_GREY,
     )
 
 
@@ -65,7 +68,7 @@ def test_maps_come_back_as_they_were_kept(tmp_path):
     keep_brain_maps(str(tmp_path), maps_name("digest"), maps)
     again = kept_brain_maps(str(tmp_path), maps_name("digest"))
     assert again is not None and again.grid_shape == SHAPE
-    for name in ("r_V", "target_V", "prediction_V", "indices_V3", "affine"):
+    for name in ("r_V", "target_V", "prediction_V", "is_grey_V", "indices_V3", "affine"):
         np.testing.assert_array_equal(getattr(again, name), getattr(maps, name))
     assert kept_brain_maps(str(tmp_path), maps_name("other")) is None
 
@@ -95,6 +98,25 @@ def test_a_report_shows_the_best_the_median_and_the_worst_subject_and_carries_al
         expected = made_up(fold)[0]
         np.testing.assert_array_equal(image.get_fdata()[tuple(INDICES.T)].astype(np.float32), expected.r_V)
         np.testing.assert_allclose(image.affine, AFFINE)
+
+
+def test_r_is_told_of_grey_and_of_white_matter_by_subject(tmp_path):
+    page = whole_page("maps", "", [brain_section(studied(tmp_path))])
+    drawn = json.loads(re.search(r'id="figures">(.*?)</script>', page, re.DOTALL)[1])["figure-tissue"]["data"]
+    for at, name in enumerate(("grey matter", "white matter")):
+        voxels = slice(0, NUM_GREY) if at == 0 else slice(NUM_GREY, None)
+        assert (drawn[at]["name"], drawn[at]["y"]) == (name, ["sub-01", "sub-02", "sub-03"])
+        assert drawn[at]["x"] == pytest.approx([made_up(fold)[0].r_V[voxels].mean() for fold in range(3)])
+
+
+def test_maps_that_were_kept_before_tissues_were_are_shown_without_them(tmp_path):
+    found = studied(tmp_path)
+    for path in tmp_path.glob("*.npz"):
+        with np.load(path) as kept:
+            fields = {key: kept[key] for key in kept.files if key != "is_grey_V"}
+        np.savez(path, **fields)
+    page = whole_page("maps", "", [brain_section(found)])
+    assert "Best: sub-02" in page and "figure-tissue" not in page
 
 
 def test_maps_of_an_earlier_winner_are_not_shown(tmp_path):

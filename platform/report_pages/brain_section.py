@@ -7,15 +7,17 @@ import base64
 import gzip
 import io
 from collections.abc import Mapping
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from datasets.errors import BadInput
-from datasets.quality.markup import Markup, element
+from datasets.quality.markup import Markup, element, row, table
 from platform.brain_maps import BrainMaps, kept_brain_maps
+from platform.report_pages.charts import Chart, layout_of, markers
 from platform.report_pages.page import Section, download, paragraph
-from platform.report_pages.score_sections import number
+from platform.report_pages.score_sections import ROW_HEIGHT, number
 from platform.report_pages.studied import Studied
 
 MAPS = "brain_maps"
@@ -34,13 +36,15 @@ def brain_section(studied: Studied) -> Section:
         return Section(name="brain", title="On the brain", parts=[paragraph(text)])
     order = sorted(maps, key=lambda fold: (-studied.test[fold], fold))
     shown = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
-    parts = [
+    parts: list[Markup | Chart] = [
         paragraph(
             "Pearson r over time of each voxel between prediction and volumes of a test subject, mean over runs. "
             "The colours of all maps have one range."
         )
     ]
     most = max(float(np.nanmax(np.abs(maps[fold].r_V))) for fold in shown.values()) or 1.0
+    if any(0 < maps[fold].is_grey_V.mean() < 1 for fold in maps):
+        parts.append(_tissues(studied, maps))
     for word, fold in dict.fromkeys((word, fold) for word, fold in shown.items()):
         parts += _of_subject(word, studied.tested[fold], studied.test[fold], maps[fold], most)
     by_name = sorted(maps, key=lambda fold: studied.tested[fold])
@@ -59,6 +63,31 @@ def _kept(studied: Studied) -> dict[int, BrainMaps]:
     except BadInput:
         return {}
     return {fold: maps for fold, maps in kept.items() if maps is not None and fold in studied.test}
+
+
+def _tissues(studied: Studied, maps: Mapping[int, BrainMaps]) -> Chart:
+    """Return the mean r of grey and of white matter, by subject."""
+    folds = sorted(maps, key=lambda fold: studied.tested[fold])
+    found = {
+        "grey matter": [float(maps[fold].r_V[maps[fold].is_grey_V].mean()) for fold in folds],
+        "white matter": [float(maps[fold].r_V[~maps[fold].is_grey_V].mean()) for fold in folds],
+    }
+    names = [studied.tested[fold] for fold in folds]
+    rows = [row(name, *(number(values[at]) for values in found.values())) for at, name in enumerate(names)]
+    return Chart(
+        name="tissue",
+        title="By tissue",
+        says="; ".join(f"{name}: mean r {number(fmean(values))}" for name, values in found.items()),
+        caption="Mean r over all voxels of a tissue, by test subject. Neurons answer in grey matter: a prediction that "
+        "is as good in white matter may follow what moves the whole brain, as heart and head do.",
+        data=[
+            markers(name, values, names, kind=kind, size=11)
+            for kind, (name, values) in zip((1, 4), found.items(), strict=True)
+        ],
+        layout=layout_of("mean r", "", height=120 + ROW_HEIGHT * len(names),
+                         yaxis={"autorange": "reversed", "type": "category"}),
+        table=table("Mean r by tissue", ["tested", *found], rows),
+    )  # fmt: skip
 
 
 def _of_subject(word: str, subject: str, score: float, maps: BrainMaps, most: float) -> list[Markup]:
