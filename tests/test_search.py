@@ -1,10 +1,13 @@
 """The whole search as a user runs it: real Ray, Optuna and MLflow, on a small prepared study."""
 
 import base64
+import csv
+import io
 import json
 import re
 import signal
 import sqlite3
+import statistics
 from pathlib import Path
 
 import pytest
@@ -101,6 +104,31 @@ def test_the_winner_is_trained_again_to_the_very_scores_that_were_sealed(undistu
         sealed = records[f"transformer/{number}/COMPLETE/fold/{fold:04d}"]["test_score"]
         again = further[f"further/trial-{number:04d}/{fold:04d}"]["test"]["temporal_r_responsive"]
         assert again == json.loads(base64.b64decode(sealed))
+
+
+def test_the_numbers_of_the_report_are_those_of_the_ledgers_database(undisturbed):
+    """The page that MLflow got, against records read from SQLite and averaged here."""
+    home, printed = undisturbed
+    (page,) = [path.read_text() for path in (home / "mlartifacts").rglob("report.html")]
+    number = int(re.search(r"best configuration \(trial (\d+)", printed)[1])
+    records = table(home)["records"]
+    of_winner = [records[f"transformer/{number}/COMPLETE/fold/{fold:04d}"] for fold in range(5)]
+    validation = [record["score"] for record in of_winner]
+    test = [json.loads(base64.b64decode(record["test_score"])) for record in of_winner]
+    means = page[page.index("Mean and SD over subjects") :]
+    cells = re.search(r'<th scope="row">the winner</th><td>(.*?)</td><td>(.*?)</td>', means)
+    assert [cells[1], cells[2]] == [shown(validation), shown(test)]
+    content = re.search(r'href="data:text/csv;base64,([^"]*)"', page)[1]
+    rows = list(csv.DictReader(io.StringIO(base64.b64decode(content).decode())))
+    assert sorted(float(row["winner_test"]) for row in rows) == sorted(test)
+    further = further_scores(home)
+    grey = [further[f"further/trial-{number:04d}/{fold:04d}"]["test"]["temporal_r_grey"] for fold in range(5)]
+    assert [float(row["winner_temporal_r_grey"]) for row in sorted(rows, key=lambda row: int(row["fold"]))] == grey
+
+
+def shown(scores: list[float]) -> str:
+    text = f"{statistics.fmean(scores):+.3f} (SD {statistics.stdev(scores):.3f})"
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def test_further_scores_stand_in_the_summary_and_at_the_studys_run(undisturbed):
