@@ -8,6 +8,7 @@ import dataclasses
 import logging
 import math
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -193,7 +194,12 @@ def study_settings(arguments: argparse.Namespace) -> StudySettings:
 def whereabouts(settings: StudySettings, *, is_tracked: bool) -> str:
     """Return where the study lies and the line that opens it."""
     uri = without_secrets(settings.tracking.uri)
-    ledger = f"ledger (Optuna study {settings.name}): {without_secrets(settings.storage_url)}"
+    storage = without_secrets(settings.storage_url)
+    name = shlex.quote(settings.name)
+    ledger = (
+        f"ledger (Optuna study {settings.name}): {storage}\n"
+        f"its report, one HTML page: python -m platform.report {name} --study-storage {shlex.quote(storage)}"
+    )
     if not is_tracked:
         return f"{ledger}\nMLflow could not be reached at {uri}: run the same command again to send what is missing"
     if uri.startswith("http"):

@@ -44,6 +44,7 @@ def test_a_search_ends_with_the_best_configuration_beside_every_baseline(undistu
     for expected in ("best configuration (trial", "baseline zero", "baseline events", "baseline ridge_band_power"):
         assert expected in printed
     assert f"mlflow ui --backend-store-uri sqlite:///{home}/mlflow.db" in printed
+    assert f"python -m platform.report transformer --study-storage sqlite:///{home}/studies.db" in printed
 
 
 def test_every_trial_is_a_child_run_with_one_validation_score_per_fold(undisturbed):

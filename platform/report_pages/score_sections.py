@@ -71,7 +71,7 @@ def _against_ridge(found: Findings) -> list[Markup]:
     ridge = next((each for each in found.comparisons if each.rival == RIDGE), None)
     if ridge is None:
         return []
-    told = "More than" if ridge.low > 0 else "Less than" if ridge.high < 0 else "Not told from"
+    told = "More than" if ridge.low > 0 else "Less than" if ridge.high < 0 else "Not to be told from"
     return [
         paragraph(
             f"{told} ridge regression on band power: difference {number(ridge.difference)}, 95 % interval "
