@@ -7,7 +7,7 @@ Legend of shapes: N volumes, V voxels, G voxels that weigh, K patterns, P featur
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from scipy.linalg import eigh
 from scipy.sparse.linalg import eigsh
 
 DENSE_VOLUMES = 4000
+SPARE_PATTERNS, PASSES = 32, 6
+"""Without a Gram matrix: patterns sought beyond those wanted, and how often the volumes are read."""
 MAX_RANK = 128
 """Patterns of an output basis, at the most."""
 _NOTHING = 1e-6
@@ -52,6 +54,53 @@ def principal_components(
     return combined(runs, vectors_NK / singular_K), (vectors_NK * singular_K).astype(np.float32)
 
 
+def principal_components_by_passes(
+    runs: Sequence[NDArray[np.float16]], weighted: Sequence[NDArray[np.float16]], rank: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return what ``principal_components`` does, without a Gram matrix, whose size grows with the square of N.
+
+    Subspace iteration (Halko, Martinsson and Tropp 2011, algorithm 4.4): patterns drawn at random, always the same, are
+    multiplied by the volumes' covariance again and again, one run in memory at a time.  Leading patterns come out
+    alike; the last of them hold a little less variance than the best would.
+
+    Args:
+        runs: volumes, each (volumes, V), of which patterns are made.
+        weighted: the voxels of each that count, (volumes, G).
+        rank: patterns wanted.
+    """
+    num_volumes, num_counting = sum(map(len, weighted)), weighted[0].shape[1]
+    rank = min(rank, num_volumes - 1, num_counting)
+    width = min(rank + SPARE_PATTERNS, num_volumes, num_counting)
+    basis_GK = np.linalg.qr(np.random.default_rng(0).standard_normal((num_counting, width)))[0]
+    for _ in range(PASSES - 1):
+        basis_GK = np.linalg.qr(_covariance_times(weighted, basis_GK.astype(np.float32)))[0]
+    found_NK = _projected(weighted, basis_GK.astype(np.float32))
+    vectors_NK, singular_K = _rotated(found_NK, rank)
+    return combined(runs, vectors_NK / singular_K), (vectors_NK * singular_K).astype(np.float32)
+
+
+def reduced_rank_by_passes(
+    runs: Sequence[NDArray[np.float16]],
+    weighted: Sequence[NDArray[np.float16]],
+    features_NP: NDArray[np.float32],
+    rank: int,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return what ``reduced_rank`` does, without a Gram matrix: the volumes are read three times.
+
+    Args:
+        runs: volumes, each (volumes, V), of which patterns are made.
+        weighted: the voxels of each that count, (volumes, G).
+        features_NP: what is known of every volume.
+        rank: patterns wanted.
+    """
+    turned_NR, kept_R = _features(features_NP)
+    fitted_RG = kept_R[:, None] * combined(weighted, turned_NR)
+    limit = min(rank, len(kept_R), len(features_NP) - 1, runs[0].shape[1])
+    vectors_RK, singular_K = _leading(fitted_RG @ fitted_RG.T, limit)
+    shares_NK = (turned_NR * kept_R) @ (vectors_RK / singular_K)
+    return combined(runs, shares_NK), _projected(weighted, combined(weighted, shares_NK).T).astype(np.float32)
+
+
 def reduced_rank(
     gram_NN: NDArray[np.float32], features_NP: NDArray[np.float32], runs: Sequence[NDArray[np.float16]], rank: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -66,12 +115,17 @@ def reduced_rank(
         runs: the volumes, each (volumes, V).
         rank: patterns wanted; fewer than there are volumes, and no more than voxels or features, are given.
     """
-    turned_NR, sizes_R, _ = np.linalg.svd(features_NP.astype(np.float64), full_matrices=False)
-    kept_R = sizes_R**2 / (sizes_R**2 + RIDGE_SHARE * sizes_R[0] ** 2)
+    turned_NR, kept_R = _features(features_NP)
     fitted_gram_RR = kept_R[:, None] * (turned_NR.T @ gram_NN @ turned_NR) * kept_R
-    vectors_RK, singular_K = _leading(fitted_gram_RR, min(rank, len(sizes_R), len(gram_NN) - 1, runs[0].shape[1]))
+    vectors_RK, singular_K = _leading(fitted_gram_RR, min(rank, len(kept_R), len(gram_NN) - 1, runs[0].shape[1]))
     shares_NK = (turned_NR * kept_R) @ (vectors_RK / singular_K)
     return combined(runs, shares_NK), (gram_NN @ shares_NK).astype(np.float32)
+
+
+def _features(features_NP: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the left singular vectors of features, (N, R), and what ridge regression keeps of each, (R,)."""
+    turned_NR, sizes_R, _ = np.linalg.svd(features_NP.astype(np.float64), full_matrices=False)
+    return turned_NR, sizes_R**2 / (sizes_R**2 + RIDGE_SHARE * sizes_R[0] ** 2)
 
 
 def parcel_means(
@@ -91,6 +145,29 @@ def combined(runs: Sequence[NDArray[np.float16]], shares_NK: NDArray[np.float64]
         patterns_KV += shares_NK[start : start + len(run)].T.astype(np.float32) @ run.astype(np.float32)
         start += len(run)
     return patterns_KV
+
+
+def _parts(runs: Sequence[NDArray[np.float16]]) -> Iterator[NDArray[np.float32]]:
+    return (_as_float32(run).numpy() for run in runs)
+
+
+def _projected(runs: Sequence[NDArray[np.float16]], basis_GK: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the weights of all volumes on a basis, (N, K)."""
+    return np.concatenate([part @ basis_GK for part in _parts(runs)])
+
+
+def _covariance_times(runs: Sequence[NDArray[np.float16]], basis_GK: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the sum over runs of the volumes' covariance times a basis, (G, K)."""
+    product_GK = np.zeros(basis_GK.shape, np.float64)
+    for part in _parts(runs):
+        product_GK += part.T @ (part @ basis_GK)
+    return product_GK
+
+
+def _rotated(found_NK: NDArray[np.float32], rank: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the leading left singular vectors of weights on an orthonormal basis, and their singular values."""
+    vectors_KK, singular_K = _leading(found_NK.astype(np.float64).T @ found_NK, rank)
+    return found_NK @ (vectors_KK / singular_K), singular_K
 
 
 def _as_float32(volumes: NDArray[np.float16]) -> torch.Tensor:

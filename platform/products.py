@@ -25,7 +25,15 @@ from datasets.shards import VOXELS, ShardEntry, read_manifest, read_table
 from datasets.storage import Storage, open_storage, write_whole
 from platform.alignment import MEANS, aligning_matrix, barycentre, monge_matrix, piece_covariances
 from platform.band_power import lagged_band_power
-from platform.basis import MAX_RANK, gram_matrix, parcel_means, principal_components, reduced_rank
+from platform.basis import (
+    MAX_RANK,
+    gram_matrix,
+    parcel_means,
+    principal_components,
+    principal_components_by_passes,
+    reduced_rank,
+    reduced_rank_by_passes,
+)
 from platform.events import (
     EventProducts,
     Events,
@@ -45,6 +53,8 @@ GREY_MATTER_PROBABILITY = 0.5
 OUTPUT_PARCELS = 512
 """Parcels of the whole mask, about 13 mm wide; those that weigh most are predicted."""
 PRODUCTS_VERSION = 6
+MOST_GRAM_BYTES = 4 * 2**30
+"""Of a Gram matrix, which grows with the square of a study's windows: above, patterns are found without one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,6 +311,12 @@ class StudyData:
             path.unlink(missing_ok=True)
             raise BadInput(f"the cached {path} was torn and is deleted; run the same command again") from error
 
+    @cached_property
+    def has_gram(self) -> bool:
+        """Whether the Gram matrix of all windows' volumes is small enough to be made."""
+        windows = (max(0, entry.rows - self.window_volumes) for entry in self.manifest.shards)
+        return 4 * sum(windows) ** 2 <= MOST_GRAM_BYTES
+
     def gram_of(self, subjects: Sequence[str]) -> NDArray[np.float32]:
         """Return inner products of these subjects' volumes over the whole mask: a part of one matrix of the study."""
         everyone = list(self.manifest.subjects)
@@ -318,14 +334,20 @@ def _by_variance(
     data: StudyData, training: Sequence[str], weights_V: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     del weights_V
-    return principal_components(data.gram_of(training), _volumes(data, training), MAX_RANK)
+    runs = _volumes(data, training)
+    if not data.has_gram:
+        return principal_components_by_passes(runs, runs, MAX_RANK)
+    return principal_components(data.gram_of(training), runs, MAX_RANK)
 
 
 def _by_responsive_variance(
     data: StudyData, training: Sequence[str], weights_V: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     runs = _volumes(data, training)
-    return principal_components(gram_matrix(_weighted(runs, weights_V)), runs, MAX_RANK)
+    weighted = _weighted(runs, weights_V)
+    if not data.has_gram:
+        return principal_components_by_passes(runs, weighted, MAX_RANK)
+    return principal_components(gram_matrix(weighted), runs, MAX_RANK)
 
 
 def _by_reduced_rank(
@@ -333,7 +355,10 @@ def _by_reduced_rank(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     runs = _volumes(data, training)
     features_NP = np.concatenate([features for subject in training for features in data.band_power(subject)])
-    return reduced_rank(gram_matrix(_weighted(runs, weights_V)), features_NP, runs, MAX_RANK)
+    weighted = _weighted(runs, weights_V)
+    if not data.has_gram:
+        return reduced_rank_by_passes(runs, weighted, features_NP, MAX_RANK)
+    return reduced_rank(gram_matrix(weighted), features_NP, runs, MAX_RANK)
 
 
 def _by_parcel(

@@ -3,9 +3,18 @@
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
+from small_study import write_small_study
 
-from platform.basis import RIDGE_SHARE, gram_matrix, parcel_means, principal_components, reduced_rank
-from platform.products import TrainingProducts, rank_limited
+from platform.basis import (
+    RIDGE_SHARE,
+    gram_matrix,
+    parcel_means,
+    principal_components,
+    principal_components_by_passes,
+    reduced_rank,
+    reduced_rank_by_passes,
+)
+from platform.products import DataSettings, StudyData, TrainingProducts, rank_limited
 
 LENGTHS, V = (20, 35, 1, 14), 90
 
@@ -158,3 +167,80 @@ def test_parcels_are_predicted_by_their_means(runs):
     assert np.array_equal(patterns_KV.astype(bool), np.stack([parcels_V == 2, parcels_V == 0]))
     expected = np.stack([stacked(runs)[:, 60:90].mean(axis=1), stacked(runs)[:, :30].mean(axis=1)], axis=1)
     assert means_NK == pytest.approx(expected, abs=1e-3)
+
+
+# Without a Gram matrix
+
+
+def captured(patterns_KV: np.ndarray, runs: list[np.ndarray]) -> float:
+    rows, *_ = np.linalg.lstsq(patterns_KV.T.astype(np.float64), stacked(runs).T, rcond=None)
+    return 1 - float(np.sum((stacked(runs).T - patterns_KV.T @ rows) ** 2) / np.sum(stacked(runs) ** 2))
+
+
+@pytest.fixture
+def wide() -> list[np.ndarray]:
+    """Return runs whose spectrum falls slowly, with far more voxels than the patterns that are sought."""
+    rng = np.random.default_rng(2)
+    mixing_KV = rng.standard_normal((200, 600)) * np.geomspace(3, 0.3, 200)[:, None]
+    return [(rng.standard_normal((length, 200)) @ mixing_KV).astype(np.float16) for length in (150, 90, 1, 160)]
+
+
+@pytest.mark.parametrize("rank", [1, 12, 60])
+def test_patterns_found_by_passes_hold_as_much_variance_and_weights_are_projections(wide, rank):
+    patterns_KV, weights_NK = principal_components_by_passes(wide, wide, rank)
+    assert captured(patterns_KV, wide) > 0.999 * captured(components(wide, rank)[0], wide)
+    np.testing.assert_allclose(patterns_KV @ patterns_KV.T, np.eye(rank), atol=2e-3)
+    scale = np.abs(weights_NK).max()
+    np.testing.assert_allclose(stacked(wide) @ patterns_KV.T, weights_NK, atol=2e-3 * scale)
+    assert np.all(np.diff(np.sum(weights_NK.astype(np.float64) ** 2, axis=0)) < 0)
+
+
+def test_leading_patterns_found_by_passes_are_those_of_the_gram_matrix(runs):
+    for rank in (5, 12):
+        by_passes, exact = principal_components_by_passes(runs, runs, rank), components(runs, rank)
+        sign_K = np.sign(np.sum(by_passes[0] * exact[0], axis=1))
+        np.testing.assert_allclose(by_passes[0] * sign_K[:, None], exact[0], atol=2e-3)
+        np.testing.assert_allclose(by_passes[1] * sign_K, exact[1], atol=0.05)
+
+
+def test_patterns_by_passes_count_the_voxels_that_weigh_and_cover_all(runs):
+    few = [run[:, :7] for run in runs]
+    patterns_KV, weights_NK = principal_components_by_passes(runs, few, 20)
+    expected_KV, expected_NK = principal_components(gram_matrix(few), runs, 20)
+    assert patterns_KV.shape == expected_KV.shape == (7, V)
+    np.testing.assert_allclose(weights_NK @ patterns_KV, expected_NK @ expected_KV, atol=0.1)
+
+
+def test_passes_give_the_same_every_time_and_no_more_patterns_than_volumes(runs):
+    first, second = (principal_components_by_passes(runs[:1], runs[:1], 256) for _ in range(2))
+    assert first[0].shape == (LENGTHS[0] - 1, V)
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("rank", [2, 40])
+def test_reduced_rank_by_passes_is_that_of_the_gram_matrix(predicted, rank):
+    features_NP, volumes, _ = predicted
+    halves = [run[:, ::2] for run in volumes]
+    patterns_KV, weights_NK = reduced_rank_by_passes(volumes, halves, features_NP, rank)
+    expected_KV, expected_NK = reduced_rank(gram_matrix(halves), features_NP, volumes, rank)
+    sign_K = np.sign(np.sum(patterns_KV * expected_KV, axis=1))
+    np.testing.assert_allclose(patterns_KV * sign_K[:, None], expected_KV, atol=1e-3)
+    np.testing.assert_allclose(weights_NK * sign_K, expected_NK, rtol=1e-3, atol=0.05)
+
+
+@pytest.mark.parametrize("output", ["variance", "responsive", "reduced_rank"])
+def test_a_study_too_large_for_a_gram_matrix_gets_the_same_volumes_from_its_patterns(tmp_path, monkeypatch, output):
+    shards = write_small_study(tmp_path / "shards", subjects=4, volumes=40)
+
+    def volumes(cache: str, wanted: bool) -> np.ndarray:
+        data = StudyData(DataSettings(shards=str(shards), cache_folder=str(tmp_path / cache)))
+        assert data.has_gram is wanted
+        found = data.training_products(data.manifest.subjects[:3], output)
+        return found.coefficients_NK[:, :8] @ found.patterns_KV[:8]
+
+    with_gram = volumes("with", True)
+    windows = 4 * 2 * (40 - 15)
+    monkeypatch.setattr("platform.products.MOST_GRAM_BYTES", 4 * windows**2 - 1)
+    monkeypatch.setattr("platform.products.gram_matrix", None)  # never called
+    np.testing.assert_allclose(volumes("without", False), with_gram, atol=0.05)
