@@ -106,10 +106,10 @@ class Manifest:
     files: tuple[FileEntry, ...]
     skipped: tuple[Skipped, ...]
 
-    @property
+    @cached_property
     def subjects(self) -> tuple[str, ...]:
         """The subjects with at least one shard, sorted."""
-        return tuple(sorted({shard.subject for shard in self.shards}))
+        return tuple(sorted(self._by_subject))
 
     @cached_property
     def digest(self) -> str:
@@ -118,7 +118,14 @@ class Manifest:
 
     def of_subject(self, subject: str) -> tuple[ShardEntry, ...]:
         """Return the shards of one subject, in the order of task and run."""
-        return tuple(shard for shard in self.shards if shard.subject == subject)
+        return self._by_subject.get(subject, ())
+
+    @cached_property
+    def _by_subject(self) -> dict[str, tuple[ShardEntry, ...]]:
+        found: dict[str, list[ShardEntry]] = {}
+        for shard in self.shards:
+            found.setdefault(shard.subject, []).append(shard)
+        return {subject: tuple(shards) for subject, shards in found.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

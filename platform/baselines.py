@@ -186,7 +186,7 @@ class BaselineScore:
 
 def score_baseline(
     name: str,
-    training: Sequence[BaselineRun],
+    training: Iterable[BaselineRun],
     subjects: Sequence[Sequence[BaselineRun]],
     weights_V: Floats,
     repetition_time_s: float,

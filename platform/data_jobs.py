@@ -5,6 +5,8 @@ windows, voxels and subjects as every configuration.  No tracking and no sampler
 cluster would wait for them.
 """
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,32 @@ from platform.products import DataSettings, StudyData
 Floats = NDArray[np.float32]
 
 CONFOUNDS_VERSION = 1
+MOST_TRAINING_BYTES = 4 * 2**30
+"""Of a fold's training volumes in memory; where there are more, every baseline reads them anew."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainingRuns:
+    """A fold's training runs, made anew, one subject at a time, each time that they are gone through."""
+
+    data: StudyData
+    fold: Fold
+    voxels: NDArray[np.int64]
+
+    def __iter__(self) -> Iterator[BaselineRun]:
+        """Yield the runs in order."""
+        for subject in self.fold.training:
+            yield from baseline_runs(self.data, subject, self.voxels)
+
+    @property
+    def num_bytes(self) -> int:
+        """How much memory all of their volumes would take."""
+        windows = sum(run.num_windows for run in self.data.runs_of(self.fold.training))
+        return windows * len(self.voxels) * np.dtype(np.float32).itemsize
+
+    def kept_if_they_fit(self) -> Iterable[BaselineRun]:
+        """Return them all in memory, where that is not too much."""
+        return list(self) if self.num_bytes <= MOST_TRAINING_BYTES else self
 
 
 def decode_subject(settings: DataSettings, subject: str) -> None:
@@ -37,7 +65,7 @@ def score_baselines(
     weights_V = data.training_weights(fold.training)
     voxels = np.flatnonzero(weights_V)
     scored_subjects = (*fold.validation, fold.test)
-    training = [run for subject in fold.training for run in baseline_runs(data, subject, voxels)]
+    training = TrainingRuns(data=data, fold=fold, voxels=voxels).kept_if_they_fit()
     scored = [
         baseline_runs(data, subject, voxels, within_subject=True, calibration=calibration)
         for subject in scored_subjects

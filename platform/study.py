@@ -345,10 +345,10 @@ def _score_baselines(settings: StudySettings, folds: Sequence[Fold], ledger: Led
     """Score the baselines of every fold that the ledger has none of yet."""
     scored = ledger.baseline_folds(BASELINES)
     missing = [fold for fold in folds if fold.number not in scored]
-    for fold, scores in run_tasks(score_baselines, [(settings.data, fold, settings.calibration) for fold in missing]):
+    tasks = [(settings.data, fold, settings.calibration) for fold in missing]
+    for num_scored, (fold, scores) in enumerate(run_tasks(score_baselines, tasks), start=len(folds) - len(missing) + 1):
         ledger.commit_baselines(fold, {name: (score.validation, score.test) for name, score in scores.items()})
         shown = "  ".join(f"{name} {score.validation:+.3f}" for name, score in scores.items())
-        num_scored = len(ledger.baseline_folds(BASELINES))
         logger.info("baselines of fold %d (%d of %d): %s", fold, num_scored, len(folds), shown)
 
 

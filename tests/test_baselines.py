@@ -21,7 +21,7 @@ from platform.baselines import (
     leave_one_run_out_operators,
     score_baseline,
 )
-from platform.data_jobs import score_baselines
+from platform.data_jobs import TrainingRuns, score_baselines
 from platform.folds import leave_one_subject_out
 from platform.metrics import high_passed
 from platform.products import DataSettings
@@ -306,3 +306,15 @@ def test_run_swapped_eeg_leaves_ridge_nothing_to_find(coupled, tmp_path):
     scores = [score_baselines(settings, fold)[1] for fold in folds]
     assert abs(np.mean([fold["ridge_band_power"].test for fold in scores])) < 0.1
     assert np.mean([fold["events"].test for fold in scores]) > 0.08
+
+
+def test_training_volumes_too_large_for_memory_are_read_anew_and_give_the_same_scores(
+    coupled, coupled_scores, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("platform.data_jobs.MOST_TRAINING_BYTES", 0)
+    fitted = []
+    kept = TrainingRuns.kept_if_they_fit
+    monkeypatch.setattr(TrainingRuns, "kept_if_they_fit", lambda runs: fitted.append(kept(runs)) or fitted[-1])
+    assert all_scores(coupled, tmp_path, slice(1)) == coupled_scores[:1]
+    assert isinstance(fitted[0], TrainingRuns)
+    assert fitted[0].num_bytes == sum(run.volumes_TV.nbytes for run in fitted[0])
