@@ -132,9 +132,21 @@ def _is_on_one_node(place: str) -> bool:
 
 
 def cluster_size() -> tuple[int, float]:
-    """Return the CPUs and the GPUs of the connected cluster."""
+    """Return the CPUs and the GPUs of the connected cluster; where it grows with its work, what it may grow to.
+
+    Ray does not tell how large its autoscaler may make a cluster, so that whoever set it up says it, in
+    EEG2FMRI_CLUSTER_CPUS and EEG2FMRI_CLUSTER_GPUS: work that is not asked for makes no node start.
+    """
     resources = ray.cluster_resources()
-    return int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
+    cpus, gpus = (max(resources.get(name, 0.0), _largest(f"EEG2FMRI_CLUSTER_{name}S")) for name in ("CPU", "GPU"))
+    return int(cpus), gpus
+
+
+def _largest(variable: str) -> float:
+    text = os.environ.get(variable) or "0"
+    if not text.isdigit():
+        raise BadInput(f"{variable} must be an integer of at least 0, but is {text!r}")
+    return float(text)
 
 
 def run_tasks(
