@@ -4,7 +4,9 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +23,9 @@ from datasets.errors import BadInput
 OBJECT_STORE_BYTES = 80 * 1024**2  # the least that Ray takes is 75 MiB
 PLACES = ("shards", "study-storage", "tracking", "job-storage")
 UNREACHABLE_SECONDS = 60.0
+QUICK_SEARCH = (
+    "--trials", "1", "--max-epochs", "1", "--finalists", "0", "--no-finalist-scores", "--no-report", "--null-flips", "0"
+)  # fmt: skip
 
 pytestmark = pytest.mark.cluster
 
@@ -157,3 +162,44 @@ def test_an_address_where_no_ray_answers_is_refused_in_one_line(shards, tmp_path
     assert f"cannot connect to Ray at {named}" in error_lines(done)[0]
     assert "Traceback" not in done.stdout + done.stderr
     assert not (tmp_path / "home").exists()
+
+
+@pytest.fixture
+def head_without_work() -> Iterator[Cluster]:
+    """Start a Ray head that takes no work, as on Kubernetes before the autoscaler starts a first node."""
+    port, agent, metrics = free_ports(3)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("RAY_")]:
+            patch.delenv(name)
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        cluster = Cluster(
+            initialize_head=True,
+            head_node_args={
+                "num_cpus": 0,
+                "object_store_memory": OBJECT_STORE_BYTES,
+                "gcs_server_port": port,
+                "dashboard_agent_listen_port": agent,
+                "metrics_export_port": metrics,
+                "include_dashboard": False,
+                "temp_dir": f"/tmp/r{os.getpid()}-{port}",
+            },
+        )
+        try:
+            yield cluster
+        finally:
+            cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_a_search_on_a_cluster_that_is_still_to_grow_waits_for_its_first_node(head_without_work, tmp_path):
+    shards = str(write_small_study(tmp_path / "shards", subjects=4, volumes=40))
+    arguments = ("--shards", shards, "--ray-address", head_without_work.address, "--shared-disk", *QUICK_SEARCH)
+    home = tmp_path / "home"
+    with ThreadPoolExecutor(max_workers=1) as elsewhere:
+        search = elsewhere.submit(run_search, home, *arguments, seconds=280, EEG2FMRI_CLUSTER_CPUS="2")
+        time.sleep(20)
+        assert not search.done()
+        head_without_work.add_node(num_cpus=2, object_store_memory=OBJECT_STORE_BYTES)
+        done = search.result()
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "best configuration" in done.stdout

@@ -6,12 +6,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from conftest import free_ports
 from deploy.image.healthy import answers, url_of
 from deploy.image.needed import needed
 
@@ -128,13 +130,13 @@ def run(*words: str, check: bool = True) -> str:
 
 def inside(image: str, *command: str) -> str:
     """Run a command in a container as Kubernetes would: nothing may be written but in volumes; nothing of root's."""
-    limits = ("--ulimit=nofile=4096:4096", "--ulimit=nproc=4096:4096")
-    volumes = ("--read-only", "--tmpfs=/tmp", "--tmpfs=/var/lib/eeg2fmri:mode=1777", "--env=HOME=/var/lib/eeg2fmri")
-    rights = ("--cap-drop=all", "--security-opt=no-new-privileges")
-    return run(
-        "podman", "--cgroup-manager=cgroupfs", "--runtime=runc", "run", "--rm", "--network=host", "--no-healthcheck",
-        *limits, *volumes, *rights, image, *command,
-    )  # fmt: skip
+    limits = ("--ulimit=nofile=4096:4096", "--ulimit=nproc=4096:4096", "--cap-drop=all")
+    rights = ("--read-only", "--tmpfs=/tmp", "--security-opt=no-new-privileges", "--env=HOME=/var/lib/eeg2fmri")
+    podman = ("podman", "--cgroup-manager=cgroupfs", "--runtime=runc", "run", "--rm", "--network=host")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)  # as Kubernetes' empty volumes are
+        home = f"--volume={folder}:/var/lib/eeg2fmri"
+        return run(*podman, "--no-healthcheck", *limits, *rights, home, image, *command)
 
 
 RAY = """
@@ -143,7 +145,7 @@ export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=0123456789abcdef0123456789abcdef
 ray start --head --num-cpus=1 --port={gcs} --dashboard-port={dashboard} --dashboard-agent-listen-port={agent} \
     --ray-client-server-port={client} --metrics-export-port={metrics} --object-store-memory=80000000 >/tmp/started
 export RAY_ADDRESS=http://127.0.0.1:{dashboard}
-ray job submit -- python -m platform.study list --study-storage sqlite:////tmp/none.db
+ray job submit -- python -m platform.search --help
 python -c "
 import sys; sys.path.insert(0, '/opt/eeg2fmri/bin')
 import healthy; print('healthy', healthy.answers('http://127.0.0.1:{agent}/api/local_raylet_healthz'))"
@@ -174,8 +176,7 @@ class TestBuilt:
 
     def test_a_ray_head_takes_a_job_that_finds_the_platform(self, image):
         names = ("gcs", "dashboard", "agent", "client", "metrics")
-        from conftest import free_ports
-
         text = inside(image, "bash", "-c", RAY.format(**dict(zip(names, free_ports(len(names)), strict=True))))
+        assert "usage: python -m platform.search" in text
         assert "succeeded" in text
         assert "healthy True" in text

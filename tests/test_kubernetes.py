@@ -600,3 +600,64 @@ def test_the_entry_point_starts_or_resumes_a_search():
         assert job["submissionMode"] == "K8sJobMode"
         assert job["backoffLimit"] > 0
         assert job["shutdownAfterJobFinishes"]
+
+
+# The page that says how, and the workflow that does it
+
+
+PAGE, WORKFLOW = ROOT / "deploy" / "README.md", ROOT / ".github" / "workflows" / "kubernetes.yaml"
+CONNECT = KUBERNETES / "connect.sh"
+
+
+def lines_of(script: str) -> list[str]:
+    """Return the commands of a shell script, one a line, white space made alike."""
+    return [" ".join(line.split()) for line in script.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+def test_the_page_needs_ten_commands_from_nothing_to_a_search_and_the_workflow_runs_them_all():
+    (block,) = [
+        each for each in re.findall(r"```\n(.*?)```", PAGE.read_text(), flags=re.DOTALL) if "kind create" in each
+    ]
+    shown = lines_of(block)
+    steps = yaml.safe_load(WORKFLOW.read_text())["jobs"]["kind"]["steps"]
+    run = [line for step in steps for line in lines_of(step.get("run", ""))]
+    assert len(shown) <= 10
+    assert [line for line in shown if line not in run] == []
+    assert all("&&" not in line and ";" not in line for line in shown)
+
+
+def test_page_workflow_and_schemas_speak_of_the_same_versions():
+    version = SCHEMAS.stem.removeprefix("kuberay-")
+    for text in (PAGE.read_text(), WORKFLOW.read_text()):
+        assert set(re.findall(r"--version (\S+)", text)) == {version}
+    ray = cluster_specs("overlays/kind")[0]["rayVersion"]
+    assert set(re.findall(r"ray\[default\]==([\d.]+)", PAGE.read_text())) == {ray}
+
+
+@pytest.mark.parametrize("document", [PAGE, WORKFLOW], ids=lambda path: path.name)
+def test_every_folder_that_is_applied_is_there(document):
+    applied = re.findall(r"apply -k (\S+)", document.read_text())
+    assert applied
+    assert [each for each in applied if not (ROOT / each / "kustomization.yaml").exists()] == []
+
+
+def test_connecting_exports_the_secrets_and_shows_none(tmp_path):
+    (tmp_path / "bin").mkdir()
+    fake = tmp_path / "bin" / "kubectl"
+    fake.write_text(
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/words\n'
+        "case \"$*\" in *'get secret'*) printf 'c2VjcmV0LW9mLQ==' ;; *rollout*) echo done ;; esac\n"
+    )
+    fake.chmod(0o755)
+    names = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "MLFLOW_TRACKING_PASSWORD")
+    script = f". {CONNECT} > {tmp_path}/shown 2>&1; wait; printf '%s\\n' {' '.join(f'${{{name}}}' for name in names)}"
+    done = subprocess.run(
+        ["bash", "-uc", script], env={**os.environ, "PATH": f"{fake.parent}:{os.environ['PATH']}"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["http://127.0.0.1:8265", "token", "secret-of-", "secret-of-"]
+    assert "secret-of-" not in (tmp_path / "shown").read_text() + (tmp_path / "words").read_text()
+    forwarded = [line for line in (tmp_path / "words").read_text().splitlines() if "port-forward" in line]
+    assert sorted(line.split()[3:] for line in forwarded) == [
+        ["service/eeg2fmri-head-svc", "8265:8265"], ["service/mlflow", "5000:5000"],
+    ]  # fmt: skip
