@@ -142,8 +142,11 @@ def inside(image: str, *command: str) -> str:
 RAY = """
 set -eu
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=0123456789abcdef0123456789abcdef
-ray start --head --num-cpus=1 --port={gcs} --dashboard-port={dashboard} --dashboard-agent-listen-port={agent} \
-    --ray-client-server-port={client} --metrics-export-port={metrics} --object-store-memory=80000000 >/tmp/started
+# Ray gives a node 30 s to start, which a busy machine may not keep.
+for attempt in 1 2 3; do
+    ray start --head --num-cpus=1 --port={gcs} --dashboard-port={dashboard} --dashboard-agent-listen-port={agent} \
+        --ray-client-server-port={client} --metrics-export-port={metrics} --object-store-memory=80000000 >&2 && break
+done
 export RAY_ADDRESS=http://127.0.0.1:{dashboard}
 ray job submit -- python -m platform.search --help
 python -c "
