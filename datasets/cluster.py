@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ LOCAL = "local"
 CONNECT_SECONDS = 10.0
 ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1", "RAY_TRAIN_V2_ENABLED": "1"}
 """Ray Train's controller otherwise looks after its workers every 2 s, which a short fold job spends waiting."""
+_IS_HERE: ContextVar[bool] = ContextVar("is_here", default=False)
 
 _LOOPBACK_INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
 ON_LOOPBACK = {"GLOO_SOCKET_IFNAME": _LOOPBACK_INTERFACE, "NCCL_SOCKET_IFNAME": _LOOPBACK_INTERFACE}
@@ -90,6 +92,24 @@ def _loopback_only() -> Iterator[None]:
         os.environ.update({} if before is None else {name: before})
 
 
+@contextmanager
+def in_this_process() -> Iterator[None]:
+    """Run tasks and fold jobs in this process, one after the other, without Ray, as long as a ``with`` lasts.
+
+    For many small studies, whose every Ray would cost more than they do themselves.
+    """
+    token = _IS_HERE.set(True)
+    try:
+        yield
+    finally:
+        _IS_HERE.reset(token)
+
+
+def is_in_this_process() -> bool:
+    """Tell whether tasks run here and no cluster is asked."""
+    return _IS_HERE.get()
+
+
 def _check_somebody_listens(address: str) -> None:
     """Refuse an address at which nobody listens: Ray itself would go on trying for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -137,6 +157,8 @@ def cluster_size() -> tuple[int, float]:
     Ray does not tell how large its autoscaler may make a cluster, so that whoever set it up says it, in
     EEG2FMRI_CLUSTER_CPUS and EEG2FMRI_CLUSTER_GPUS: work that is not asked for makes no node start.
     """
+    if is_in_this_process():
+        return 1, 0.0
     resources = ray.cluster_resources()
     cpus, gpus = (max(resources.get(name, 0.0), _largest(f"EEG2FMRI_CLUSTER_{name}S")) for name in ("CPU", "GPU"))
     return int(cpus), gpus
@@ -167,6 +189,9 @@ def run_tasks(
     Raises:
         BadInput, OSError: where a task did, with its own message.
     """
+    if is_in_this_process():
+        yield from (task(*each) for each in arguments)
+        return
     remote = ray.remote(task).options(memory=_fitting(memory_bytes), num_cpus=cpus, num_gpus=gpus)
     todo = [*reversed(arguments)]
     running: list[Any] = []
@@ -185,6 +210,8 @@ def results_in_order(task: Callable[..., Result], arguments: Sequence[tuple[Any,
     Raises:
         BadInput, OSError: where a task did, with its own message.
     """
+    if is_in_this_process():
+        return [task(*each) for each in arguments]
     remote = ray.remote(task)
     sent = {id(each): ray.put(each) for each in itertools.chain.from_iterable(arguments)}
     return [_result(each) for each in [remote.remote(*(sent[id(part)] for part in parts)) for parts in arguments]]

@@ -68,9 +68,13 @@ def sampled(
     return np.asarray(map_coordinates(volume, voxels.T, order=1, output=np.float32))
 
 
-def voxel_table() -> pa.Table:
-    """Return where each voxel of the mask lies, on the grid and in mm, and which tissue it is."""
-    mask = tissue_mask()
+def voxel_table(mask: NDArray[np.bool_] | None = None) -> pa.Table:
+    """Return where each voxel of the mask lies, on the grid and in mm, and which tissue it is.
+
+    Args:
+        mask: on the grid; None for the tissue mask.
+    """
+    mask = tissue_mask() if mask is None else mask
     grey, white = tissue_probabilities()
     indices_V3, points_V3 = np.argwhere(mask), mask_points_mm(mask)
     return pa.table(

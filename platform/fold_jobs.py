@@ -14,6 +14,7 @@ from typing import Any
 from ray import tune
 from ray.tune.search import Searcher
 
+from datasets.cluster import is_in_this_process
 from datasets.errors import BadInput
 from datasets.storage import without_secrets
 from platform.budgets import BudgetedRace, Budgets, is_over_gpu_hours
@@ -187,6 +188,9 @@ def run_fold_jobs(jobs: FoldJobs, workers: Workers, concurrency: int) -> None:
 
     Every worker group fits: no more jobs run at once than ``concurrency``, which the caller has bounded by the cluster.
     """
+    if is_in_this_process():
+        _run_here(jobs, workers)
+        return
     trainable = tune.with_parameters(run_job, workers=workers)
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the other output prints tables at any verbosity
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # each error of a job, whole; they stand in its files
@@ -216,6 +220,14 @@ def run_fold_jobs(jobs: FoldJobs, workers: Workers, concurrency: int) -> None:
             f"stand in {without_secrets(workers.storage)} and in Ray's log); mend that and run the same command "
             "again, nothing committed is lost"
         )
+
+
+def _run_here(jobs: FoldJobs, workers: Workers) -> None:
+    """Run fold jobs in this process, one after the other."""
+    while isinstance(job := jobs.next_job(), Job):
+        jobs.on_start(job)
+        jobs.commit(run_fold_job(job, workers))
+        jobs.on_end(job)
 
 
 def run_job(config: dict[str, Any], workers: Workers) -> None:

@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 import statistics
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ from datasets.storage import home_folder, open_storage
 from platform.findings import Findings, findings
 from platform.ledger import read_ledger, study_names
 from platform.search import check_architecture, search_parser, study_settings, take_keys_out, with_starts
-from platform.study import StudySettings, check_data, search
+from platform.study import StudySettings, check_data, search_untracked
 from platform.tracking import TrackingSettings
 from platform.verdict import CONFOUND, EEG_SPECIFIC, NOT_BEYOND_EVENTS, NOTHING, REPLICATED
 
@@ -38,6 +37,8 @@ RIGHT: dict[str, tuple[str, ...]] = {
     "easy": (EEG_SPECIFIC,),
 }
 """By what is simulated, the verdicts that are right; in a small study a step that is there may not show."""
+NAMED = {"none": NOTHING, "trap": CONFOUND, "events": NOT_BEYOND_EVENTS, "easy": EEG_SPECIFIC}
+"""By what is simulated, the verdict that says what is there, and no less."""
 WHAT = {
     "none": "EEG and volumes share nothing",
     "trap": "they share heart, breath, motion, blinks, arousal, onsets",
@@ -84,12 +85,13 @@ def main() -> int:
     arguments.shards = PLACEHOLDER
     settings = with_starts(study_settings(arguments))
     signals = arguments.controls or list(RIGHT)
-    found = []
+    found, folder = [], home_folder() / "selftest"
     with connected(arguments.ray_address, arguments.cpus):
         for seed in range(arguments.studies):
             for signal in signals:
                 simulated = dataclasses.replace(sizes, signal=signal, seed=arguments.seed + seed)
-                found.append(_control(settings, simulated, arguments.cpus))
+                said = control(settings, simulated, folder, every=arguments.every, workers=arguments.cpus or 1)
+                found.append(outcome(said, simulated))
     print(table(found))
     return 1 if any(is_fooled(found, signal) for signal in signals) else 0
 
@@ -113,6 +115,8 @@ def _add_controls(parser: CommandParser) -> None:
     add = parser.add_option
     add("--controls", nargs="+", choices=list(RIGHT), metavar="NAME", help=f"of {', '.join(RIGHT)} (else all)")
     add("--studies", metavar="N", type=positive_integer, default=1, help="studies of each control")
+    every = "every N-th voxel of the controls along each axis (else 1, all): 2 takes an eighth of the time of volumes"
+    add("--every", metavar="N", type=positive_integer, default=1, help=every)
     for name, what in (
         ("subjects", f"subjects of a control (else the shards', or {SUBJECTS})"),
         ("runs", f"runs a subject (else the shards', {MOST_RUNS} at the most)"),
@@ -140,23 +144,36 @@ def _sizes_of(manifest: Manifest) -> dict[str, int]:
     }
 
 
-def _control(settings: StudySettings, simulated: SimulationSettings, workers: int | None) -> Control:
-    """Return what the search finds in a simulated study; one that was searched before is read from its ledger."""
-    folder = home_folder() / "selftest"
-    study = _settings_of(settings, simulated, folder)
+def control(
+    settings: StudySettings, simulated: SimulationSettings, folder: Path, *, every: int = 1, workers: int = 1
+) -> Findings:
+    """Return what the search finds in a simulated study; one that was searched before is read from its ledger.
+
+    Args:
+        settings: the search; where things lie is replaced.
+        simulated: the study.
+        folder: where all of it lies; shards and cache are deleted once searched.
+        every: every so many-th voxel along each axis is there.
+        workers: processes that simulate.
+    """
+    study = _settings_of(settings, simulated, folder, every)
     if not _is_finished(study):
         shards = folder / study.name / "shards"
         rate_hz = max(DEFAULT_EEG_RATE_HZ, settings.data.rate_hz)
-        simulate_shards(shards, simulated, workers or os.cpu_count() or 1, rate_hz)
+        simulate_shards(shards, simulated, workers, rate_hz, every=every)
         check_data(study)
-        search(study)
+        search_untracked(study)
         shutil.rmtree(folder / study.name)
-    return _outcome(findings(read_ledger(study.storage_url, study.name)), simulated)
+    return findings(read_ledger(study.storage_url, study.name))
 
 
-def _settings_of(settings: StudySettings, simulated: SimulationSettings, folder: Path) -> StudySettings:
+def _settings_of(settings: StudySettings, simulated: SimulationSettings, folder: Path, every: int = 1) -> StudySettings:
     """Return the search's settings for a simulated study, which keeps apart from all that the user has."""
-    told = {"simulated": dataclasses.asdict(simulated), "terms": settings.terms("")}
+    told = {
+        "simulated": dataclasses.asdict(simulated),
+        "terms": settings.terms(""),
+        **({"every": every} if every > 1 else {}),
+    }
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
     name = f"{settings.architecture}-{simulated.signal}-{simulated.seed}-{digest}"
     place = folder / name
@@ -166,6 +183,7 @@ def _settings_of(settings: StudySettings, simulated: SimulationSettings, folder:
         data=dataclasses.replace(settings.data, shards=(place / "shards").as_uri(), cache_folder=str(place / "cache")),
         storage_url=f"sqlite:///{folder / 'studies.db'}",
         tracking=TrackingSettings(uri=f"sqlite:///{folder / 'mlflow.db'}", artifacts=(folder / "mlartifacts").as_uri()),
+        workers=dataclasses.replace(settings.workers, storage=str(place / "jobs") if settings.workers.storage else ""),
     )
 
 
@@ -179,7 +197,8 @@ def _is_over(study: StudySettings) -> bool:
     return ledger.is_closed and len(ledger.trials) >= study.num_trials
 
 
-def _outcome(found: Findings, simulated: SimulationSettings) -> Control:
+def outcome(found: Findings, simulated: SimulationSettings) -> Control:
+    """Return what a simulated study came to, by what was found in it."""
     return Control(
         signal=simulated.signal,
         seed=simulated.seed,
@@ -217,7 +236,9 @@ def _summed_up(controls: Sequence[Control], signal: str) -> str:
     of_signal = [control for control in controls if control.signal == signal]
     num_right = sum(control.is_right for control in of_signal)
     right = " or ".join(RIGHT[signal])
-    return f"{signal}: {WHAT[signal]}; right ({right}) in {num_right} of {len(of_signal)}"
+    num_named = sum(control.verdict == NAMED[signal] for control in of_signal)
+    named = f", {NAMED[signal]} in {num_named}" if len(RIGHT[signal]) > 1 else ""
+    return f"{signal}: {WHAT[signal]}; right ({right}) in {num_right} of {len(of_signal)}{named}"
 
 
 def _conclusion(controls: Sequence[Control]) -> str:

@@ -55,7 +55,7 @@ from platform.report_pages.brain_section import MAPS
 from platform.report_pages.studied import FOLD_SUBJECTS
 from platform.samplers import Proposal, propose, space_digest
 from platform.study_note import Origin, study_note
-from platform.tracking import TrackedData, Tracker, TrackingSettings
+from platform.tracking import TrackedData, Tracker, TrackingSettings, Untracked
 from platform.training import RefitFailed, refit
 from platform.training_config import Epochs
 from search_spaces import SearchSpace
@@ -285,27 +285,24 @@ def _division(settings: StudySettings, data: StudyData) -> Division:
     return divided(data.manifest.subjects, settings.seed, settings.protocol, settings.lock_away)
 
 
+def search_untracked(settings: StudySettings) -> Ledger:
+    """Run a study to its end as ``search`` does, but without MLflow, report or refit; return its closed ledger."""
+    data = StudyData(settings.data)
+    division = _division(settings, data)
+    ledger = open_ledger(settings.storage_url, settings.name, settings.terms(data.manifest.digest))
+    with ledger.sole_writer():
+        _note_origin(settings, division, ledger)
+        _fill(settings, data, division, ledger, Untracked())
+    return ledger
+
+
 def _search(settings: StudySettings, data: StudyData, division: Division, ledger: Ledger) -> StudyResult:
-    folds = division.folds
-    if ledger.noted("uid") is None:
-        ledger.note("uid", uuid.uuid4().hex)
-    if settings.command:
-        ledger.note(COMMAND, settings.command)
-    if ledger.noted(FOLD_SUBJECTS) is None:
-        ledger.note(FOLD_SUBJECTS, [fold.test for fold in folds])
+    _note_origin(settings, division, ledger)
     tracker = Tracker(settings.tracking, ledger, _tracked(data, division), _tags(settings, data))
     status = "KILLED"
     try:
         tracker.watch()
-        tracker.send_missing(ledger.trials)
-        _decode_shards(settings, data)
-        if ledger.noted(QUALITY) is None:
-            ledger.note(QUALITY, data_quality(data))
-        _score_baselines(settings, folds, ledger)
-        ended_by = _run_trials(settings, folds, ledger, tracker)
-        ledger.close()
-        further = _track_further(settings, folds, ledger, tracker)
-        _afterwards(settings, division, ledger)
+        ended_by, further = _fill(settings, data, division, ledger, tracker)
         winner = _track_winner(settings, data, division, ledger, tracker)
         status = "FINISHED"
     finally:
@@ -313,8 +310,33 @@ def _search(settings: StudySettings, data: StudyData, division: Division, ledger
     if is_tracked:
         ledger.note(_WINNER_SENT, winner)
         ledger.note(_FURTHER_SENT, further)
-        _forget_fold_models(settings, folds, ledger)
+        _forget_fold_models(settings, division.folds, ledger)
     return _result(settings, division, ledger, is_tracked=is_tracked, ended_by=ended_by)
+
+
+def _note_origin(settings: StudySettings, division: Division, ledger: Ledger) -> None:
+    if ledger.noted("uid") is None:
+        ledger.note("uid", uuid.uuid4().hex)
+    if settings.command:
+        ledger.note(COMMAND, settings.command)
+    if ledger.noted(FOLD_SUBJECTS) is None:
+        ledger.note(FOLD_SUBJECTS, [fold.test for fold in division.folds])
+
+
+def _fill(
+    settings: StudySettings, data: StudyData, division: Division, ledger: Ledger, tracker: Tracker | Untracked
+) -> tuple[str, int | None]:
+    """Run all that a ledger keeps; return which budget ended the search, and whose further scores were sent."""
+    tracker.send_missing(ledger.trials)
+    _decode_shards(settings, data)
+    if ledger.noted(QUALITY) is None:
+        ledger.note(QUALITY, data_quality(data))
+    _score_baselines(settings, division.folds, ledger)
+    ended_by = _run_trials(settings, division.folds, ledger, tracker)
+    ledger.close()
+    further = _track_further(settings, division.folds, ledger, tracker)
+    _afterwards(settings, division, ledger)
+    return ended_by, further
 
 
 def _afterwards(settings: StudySettings, division: Division, ledger: Ledger) -> None:
@@ -352,7 +374,7 @@ def _score_baselines(settings: StudySettings, folds: Sequence[Fold], ledger: Led
         logger.info("baselines of fold %d (%d of %d): %s", fold, num_scored, len(folds), shown)
 
 
-def _run_trials(settings: StudySettings, folds: Sequence[Fold], ledger: Ledger, tracker: Tracker) -> str:
+def _run_trials(settings: StudySettings, folds: Sequence[Fold], ledger: Ledger, tracker: Tracker | Untracked) -> str:
     """Run fold jobs until every trial is settled or a budget is used up; return which one ended the search, or "".
 
     Raises:
@@ -571,7 +593,9 @@ def _forget_fold_models(settings: StudySettings, folds: Sequence[Fold], ledger: 
             forget_fold_model(_winner_job(settings, winner, fold))
 
 
-def _track_further(settings: StudySettings, folds: Sequence[Fold], ledger: Ledger, tracker: Tracker) -> int | None:
+def _track_further(
+    settings: StudySettings, folds: Sequence[Fold], ledger: Ledger, tracker: Tracker | Untracked
+) -> int | None:
     """Score the winner and the baselines beside it by all further scores, and send them; return the winner's number."""
     winner = best_trial(ledger.trials)
     if winner is None or not settings.finalist_scores or settings.protocol == "nested":

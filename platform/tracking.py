@@ -83,6 +83,19 @@ class SentRun:
     state: str = ""
 
 
+class Untracked:
+    """Takes what a tracker takes while a search runs, and sends nothing."""
+
+    def send_trial(self, trial: LedgerTrial) -> None:
+        """Send nothing of a trial."""
+
+    def send_missing(self, trials: Sequence[LedgerTrial]) -> None:
+        """Send nothing of trials."""
+
+    def send_further(self, scores: FurtherScores) -> None:
+        """Send no further scores."""
+
+
 class Tracker:
     """Sends one study to MLflow, in the background and in order."""
 

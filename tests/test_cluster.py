@@ -17,7 +17,16 @@ from searching import ROOT, environment
 from small_study import write_small_study
 
 from conftest import free_ports
-from datasets.cluster import LOCAL, check_every_node_sees, connected
+from datasets.cluster import (
+    LOCAL,
+    check_every_node_sees,
+    cluster_size,
+    connected,
+    in_this_process,
+    is_in_this_process,
+    results_in_order,
+    run_tasks,
+)
 from datasets.errors import BadInput
 
 OBJECT_STORE_BYTES = 80 * 1024**2  # the least that Ray takes is 75 MiB
@@ -203,3 +212,19 @@ def test_a_search_on_a_cluster_that_is_still_to_grow_waits_for_its_first_node(he
         done = search.result()
     assert done.returncode == 0, done.stderr[-3000:]
     assert "best configuration" in done.stdout
+
+
+def _refusing(number: int) -> int:
+    if number < 0:
+        raise BadInput(f"a number must not be negative, but got {number}")
+    return number + os.getpid()
+
+
+def test_in_this_process_tasks_need_no_ray():
+    with in_this_process():
+        assert cluster_size() == (1, 0.0)
+        assert list(run_tasks(_refusing, [(1,), (2,)])) == [os.getpid() + 1, os.getpid() + 2]
+        assert results_in_order(_refusing, [(3,)]) == [os.getpid() + 3]
+        with pytest.raises(BadInput, match="must not be negative"):
+            list(run_tasks(_refusing, [(-1,)]))
+    assert not is_in_this_process()

@@ -5,13 +5,15 @@ import dataclasses
 import pytest
 from small_study import write_small_study
 
+from datasets.cluster import in_this_process
 from datasets.simulator.study import SimulationSettings
 from platform import selftest
+from platform.loop import Epochs
 from platform.products import DataSettings
 from platform.selftest import RIGHT, Control, by_chance, is_fooled, table
 from platform.study import StudySettings
 from platform.tracking import TrackingSettings
-from platform.verdict import CONFOUND, EEG_SPECIFIC, NOTHING
+from platform.verdict import CONFOUND, EEG_SPECIFIC, NOTHING, WORDS
 
 
 def control(signal: str, verdict: str, seed: int = 0) -> Control:
@@ -44,6 +46,31 @@ def test_the_table_has_a_row_for_each_study_by_control_and_seed():
     words = [line.split()[:2] for line in rows.splitlines()[1:4]]
     assert words == [["none", "0"], ["easy", "0"], ["easy", "1"]]
     assert "right (nothing) in 0 of 1" in rows
+
+
+def test_naming_what_is_there_counts_apart_from_claiming_no_more():
+    rows = table([control("trap", NOTHING), control("trap", CONFOUND, 1), control("trap", CONFOUND, 2)])
+    assert "right (nothing or confound) in 3 of 3, confound in 2" in rows
+
+
+def test_a_control_is_searched_once_without_mlflow_and_its_shards_are_deleted(tmp_path, monkeypatch):
+    settings = StudySettings(
+        name="mine",
+        architecture="band_power",
+        data=DataSettings(shards=selftest.PLACEHOLDER, cache_folder=""),
+        storage_url="",
+        tracking=TrackingSettings(uri=""),
+        num_trials=1,
+        epochs=Epochs(maximum=1),
+        racing="none",
+    )
+    tiny = SimulationSettings(subjects=4, runs=1, volumes=60, signal="none")
+    with in_this_process():
+        found = selftest.control(settings, tiny, tmp_path, every=6)
+    assert found.verdict.word in WORDS and found.verdict.reasons
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == ["studies.db"]
+    monkeypatch.setattr(selftest, "simulate_shards", None)  # never called again
+    assert selftest.control(settings, tiny, tmp_path, every=6) == found
 
 
 def test_controls_are_as_large_as_the_shards_that_are_named(tmp_path, monkeypatch):

@@ -77,6 +77,24 @@ def test_the_planted_signal_lies_where_the_truth_says(shards: Path) -> None:
     assert np.mean(found) > 0.5
 
 
+def test_a_thinned_study_is_the_same_study_at_fewer_places(shards: Path, tmp_path: Path) -> None:
+    simulate_shards(tmp_path / "thin", SMALL, 1, RATE_HZ, every=4)
+    storage = open_storage(tmp_path / "thin")
+    manifest, whole = read_manifest(storage), read_manifest(open_storage(shards))
+    voxels = read_table(storage, manifest.files[0])
+    indices = np.stack([voxels[axis].to_numpy() for axis in "ijk"], axis=1)
+    np.testing.assert_array_equal(indices, [place for place in np.argwhere(tissue_mask()) if not (place % 4).any()])
+    thin = read_shard(storage, manifest.of_subject("sub-01")[1], manifest.layout)
+    full = read_shard(open_storage(shards), whole.of_subject("sub-01")[1], whole.layout)
+    np.testing.assert_array_equal(thin.eeg_RCS, full.eeg_RCS)
+    points = np.stack([voxels[f"{axis}_mm"].to_numpy() for axis in "xyz"], axis=1)
+    planted = planted_signal(
+        truth_folder(tmp_path / "thin") / "sub001", "task002_run001", points, 2.0 * np.arange(40) + 1
+    )
+    strong = np.flatnonzero(planted.std(axis=0) > 0.5 * planted.std(axis=0).max())
+    assert np.mean([np.corrcoef(planted[:, voxel], thin.bold_RV[:, voxel])[0, 1] for voxel in strong]) > 0.5
+
+
 def test_two_workers_of_one_thread_write_the_same_bytes_and_a_complete_study_is_left_alone(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,36 +104,47 @@ class _Mask:
     fluid: Floats32
 
 
-def simulate_shards(folder: Path, settings: SimulationSettings, workers: int, eeg_rate_hz: int) -> None:
+def simulate_shards(
+    folder: Path, settings: SimulationSettings, workers: int, eeg_rate_hz: int, *, every: int = 1
+) -> None:
     """Write a whole study as shards, and its truth beside it; leave a complete one alone.
+
+    Args:
+        folder: where to.
+        settings: what is simulated.
+        workers: processes.
+        eeg_rate_hz: of the EEG.
+        every: every so many-th voxel of the mask along each axis is there: the same study, seen at fewer places.
 
     Raises:
         BadInput: the folder holds other shards or something else, or the rate does not fit.
     """
     if eeg_rate_hz < LOWEST_EEG_RATE_HZ:
         raise BadInput(f"--eeg-rate must be at least {LOWEST_EEG_RATE_HZ} Hz, but got {eeg_rate_hz}")
-    pipeline = {"simulated": dataclasses.asdict(settings) | {"eeg_rate_hz": eeg_rate_hz}}
+    thinned = {"every": every} if every > 1 else {}
+    pipeline = {"simulated": dataclasses.asdict(settings) | {"eeg_rate_hz": eeg_rate_hz} | thinned}
     if _is_complete(folder, pipeline):
         logger.info("%s already holds this study", folder)
         return
-    jobs = [(simulate_subject_shards, folder, settings, subject, eeg_rate_hz) for subject in _subjects(settings)]
+    subjects = _subjects(settings)
+    jobs = [(simulate_subject_shards, folder, settings, subject, eeg_rate_hz, every) for subject in subjects]
     written: dict[int, list[ShardEntry]] = {}
     for subject, shards in in_processes(jobs, workers):
         written[subject] = shards
         logger.info("simulated %s (%d of %d)", _label(subject), len(written), settings.subjects)
     storage = open_storage(folder)
     manifest = Manifest(
-        layout=fast_layout(eeg_rate_hz),
+        layout=fast_layout(eeg_rate_hz, every),
         pipeline=pipeline,
-        shards=tuple(shard for subject in _subjects(settings) for shard in written[subject]),
-        files=(write_table(storage, VOXELS, voxel_table()),),
+        shards=tuple(shard for subject in subjects for shard in written[subject]),
+        files=(write_table(storage, VOXELS, voxel_table(thinned_mask(every))),),
         skipped=(),
     )
     write_manifest(storage, manifest)
 
 
 def simulate_subject_shards(
-    folder: Path, settings: SimulationSettings, subject: int, eeg_rate_hz: int
+    folder: Path, settings: SimulationSettings, subject: int, eeg_rate_hz: int, every: int
 ) -> tuple[int, list[ShardEntry]]:
     """Write all runs of one subject; return the subject and what was written."""
     traits = draw_traits(settings.level, random_stream(settings, subject, 0, 0, "traits"))
@@ -146,15 +157,22 @@ def simulate_subject_shards(
         measured.append((task, run, drawn, eeg, _high_passed(eeg.eeg, eeg_rate_hz)))
     _normalise([filtered for *_, filtered in measured])
     shards = [
-        _write_run(folder, settings, subject, task, run, drawn, eeg, filtered, eeg_rate_hz)
+        _write_run(folder, settings, subject, task, run, drawn, eeg, filtered, eeg_rate_hz, every)
         for task, run, drawn, eeg, filtered in measured
     ]
     return subject, shards
 
 
-def fast_layout(eeg_rate_hz: float) -> Layout:
+def thinned_mask(every: int) -> NDArray[np.bool_]:
+    """Return the tissue mask at every so many-th voxel of the grid along each axis."""
+    is_kept = np.zeros(GRID_SHAPE, bool)
+    is_kept[::every, ::every, ::every] = True
+    return np.asarray(tissue_mask() & is_kept)
+
+
+def fast_layout(eeg_rate_hz: float, every: int = 1) -> Layout:
     """Return what every shard of a fast study shares."""
-    mask = tissue_mask()
+    mask = thinned_mask(every)
     x, y, z = GRID_SHAPE
     return Layout(
         channel_names=CHANNELS,
@@ -170,9 +188,9 @@ def fast_layout(eeg_rate_hz: float) -> Layout:
     )
 
 
-def fast_bold(settings: SimulationSettings, drawn: DrawnRun, rng: np.random.Generator) -> Floats32:
+def fast_bold(settings: SimulationSettings, drawn: DrawnRun, rng: np.random.Generator, every: int = 1) -> Floats32:
     """Return one run's BOLD in % of the mean as preparation would leave it before the z-score, (V, X)."""
-    mask, level = _mask(), settings.level
+    mask, level = _mask(every), settings.level
     middle_s = REPETITION_TIME_S * (np.arange(settings.volumes, dtype=np.float64) + 0.5)
     body_XK = body_maps(mask.mni_mm, mask.grey, mask.fluid, level, drawn.blood_body.transient_percent)
     motion_XK = _motion_maps(mask, rng)
@@ -182,7 +200,9 @@ def fast_bold(settings: SimulationSettings, drawn: DrawnRun, rng: np.random.Gene
     percent: Floats32 = product(np.vstack(courses).T.astype(np.float32), maps_XK.T)
     size = np.float32(_smoothed_noise_percent(*noise_percents(level)))
     fwhm_mm = float(np.hypot(SMOOTH_NOISE_MM, SMOOTHING_MM))
-    noise = SmoothNoise(np.argwhere(tissue_mask()), GRID_SHAPE, (VOXEL_MM,) * 3, fwhm_mm, rng)
+    x, y, z = (-(-size // every) for size in GRID_SHAPE)
+    voxels = np.argwhere(thinned_mask(every)) // every
+    noise = SmoothNoise(voxels, (x, y, z), (VOXEL_MM * every,) * 3, fwhm_mm, rng)
     for percent_X in percent:
         percent_X += size * noise.next()
     return _without_drift(percent)
@@ -220,12 +240,13 @@ def _write_run(
     eeg: SimulatedEeg,
     filtered: Floats32,
     eeg_rate_hz: int,
+    every: int,
 ) -> ShardEntry:
     storage, names = open_storage(folder), shard_names(_label(subject), TASKS[task], run)
-    percent = fast_bold(settings, drawn, random_stream(settings, subject, task, run, "bold"))
-    tissue = _tissue_signals(percent)
+    percent = fast_bold(settings, drawn, random_stream(settings, subject, task, run, "bold"), every)
+    tissue = _tissue_signals(percent, every)
     percent /= percent.std(axis=0)
-    layout = fast_layout(eeg_rate_hz)
+    layout = fast_layout(eeg_rate_hz, every)
     bold_VX, clipped_bold = quantise(percent, layout.scale)
     per_volume = filtered.reshape(len(filtered), settings.volumes, -1).transpose(1, 0, 2)
     eeg_VCS, clipped_eeg = quantise(per_volume, layout.eeg_scale)
@@ -246,12 +267,12 @@ def _write_run(
 
 def group_maps() -> Floats32:
     """Return how strongly each voxel of the mask follows each source in the group, (sources, X)."""
-    return _mask().weights.T
+    return _mask(1).weights.T
 
 
 @lru_cache(maxsize=1)
-def _mask() -> _Mask:
-    mask = tissue_mask()
+def _mask(every: int) -> _Mask:
+    mask = thinned_mask(every)
     points = mask_points_mm(mask)
     grey, white = (tissue[mask] for tissue in tissue_probabilities())
     blurred_mm = np.hypot(BLOB_FWHM_MM, SMOOTHING_MM)
@@ -301,8 +322,8 @@ def _normalise(runs: list[Floats32]) -> None:
         run /= np.sqrt(variance).astype(np.float32)[:, None]
 
 
-def _tissue_signals(percent_VX: Floats32) -> dict[str, Floats]:
-    mask = _mask()
+def _tissue_signals(percent_VX: Floats32, every: int) -> dict[str, Floats]:
+    mask = _mask(every)
     weights = np.stack([np.ones_like(mask.grey), mask.grey, mask.white, mask.fluid], axis=1)
     means = np.einsum("vx,xt->vt", percent_VX, weights / weights.sum(axis=0))
     return dict(zip(TISSUE_NAMES, means.T.astype(np.float64), strict=True))
