@@ -52,7 +52,7 @@ from platform.windows import PAIRINGS, CachedRun, RunCache, eeg_batch, window_in
 GREY_MATTER_PROBABILITY = 0.5
 OUTPUT_PARCELS = 512
 """Parcels of the whole mask, about 13 mm wide; those that weigh most are predicted."""
-PRODUCTS_VERSION = 6
+PRODUCTS_VERSION = 7
 MOST_GRAM_BYTES = 4 * 2**30
 """Of a Gram matrix, which grows with the square of a study's windows: above, patterns are found without one."""
 
@@ -225,6 +225,9 @@ class StudyData:
         """Return what a function named so makes of every window of a subject's aligned runs, each (T, features)."""
 
         def of_run(run: CachedRun, read: Inputs) -> NDArray[np.float32]:
+            if alignment == "none" and (of_recording := getattr(compute_features, "of_recording", None)) is not None:
+                with torch.inference_mode():
+                    return np.asarray(of_recording(run.eeg).numpy())
             index = window_index([run])
             with torch.inference_mode():
                 parts = [compute_features(read([run], index[at : at + 64])) for at in range(0, len(index), 64)]

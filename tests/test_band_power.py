@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import torch
+from model_shapes import eeg, shape
 
 from platform.band_power import (
     BANDS_HZ,
@@ -12,6 +14,7 @@ from platform.band_power import (
     lagged_band_power,
     log_band_power,
 )
+from platform.models.band_power import BandPowerFeatures
 
 RATE_HZ = 125
 VOLUMES = 40
@@ -149,3 +152,13 @@ def test_a_response_peaks_where_said_and_sums_to_one(peak_s):
     assert response_N.sum() == pytest.approx(1, abs=1e-5)
     assert response_N.min() >= 0
     assert len(response_N) * PIECE_SECONDS == RESPONSE_SECONDS
+
+
+def test_the_networks_features_of_a_recording_are_those_of_its_windows_one_by_one():
+    small = shape(low_rank=False)
+    features, samples = BandPowerFeatures(small), small.samples_per_volume
+    recording_CS = eeg(num_windows=2).transpose(0, 1).flatten(1)
+    windows = [recording_CS[:, at : at + small.num_samples] for at in range(0, small.num_samples, samples)]
+    np.testing.assert_allclose(
+        features.of_recording(recording_CS), features(torch.stack(windows)), rtol=1e-4, atol=1e-4
+    )

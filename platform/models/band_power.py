@@ -40,6 +40,7 @@ class BandPowerFeatures(nn.Module):
         piece_s = repetition_time_s / pieces_per_volume
         num_pieces = shape.num_volumes * pieces_per_volume
         samples = int(piece_s * shape.rate_hz + _ROUNDING)
+        self.pieces_per_volume, self.samples_per_volume = pieces_per_volume, shape.samples_per_volume
         starts_N = (torch.arange(num_pieces, dtype=torch.float64) * piece_s * shape.rate_hz + _ROUNDING).long()
         length = 2 * max(samples, int(PIECE_SECONDS * shape.rate_hz))  # short pieces are padded
         hertz_H, bands_HW = _bands(length, shape.rate_hz)
@@ -56,11 +57,22 @@ class BandPowerFeatures(nn.Module):
 
     def forward(self, eeg_BCS: Tensor) -> Tensor:
         """Return the features of every window, (B, F)."""
-        eeg_BCS = torch.cat([eeg_BCS.float(), self.laplacian @ eeg_BCS.float()], dim=1)
-        spectrum_BCNX = eeg_BCS[:, :, self.samples_NS] @ self.waves_SX
-        power_BCNW = spectrum_BCNX.square().unflatten(3, (2, -1)).sum(dim=3) @ self.bands_HW
-        lagged_BPWC = torch.einsum("bcnw,pn->bpwc", torch.log(power_BCNW + _FLOOR), self.responses_PN)
+        lagged_BPWC = torch.einsum("bcnw,pn->bpwc", self._log_power(eeg_BCS, self.samples_NS), self.responses_PN)
         return lagged_BPWC.flatten(1)
+
+    def of_recording(self, eeg_CS: Tensor) -> Tensor:
+        """Return the same features of every window of a whole recording, (B, F), each piece's power computed once."""
+        within_NS = self.samples_NS[: self.pieces_per_volume]
+        eeg_BCS = eeg_CS.unflatten(1, (-1, self.samples_per_volume)).transpose(0, 1)
+        power_CNW = self._log_power(eeg_BCS, within_NS).transpose(0, 1).flatten(1, 2)
+        windows_CBWN = power_CNW.unfold(1, len(self.samples_NS), self.pieces_per_volume)[:, :-1]
+        return torch.einsum("cbwn,pn->bpwc", windows_CBWN, self.responses_PN).flatten(1)
+
+    def _log_power(self, eeg_BCS: Tensor, samples_NS: Tensor) -> Tensor:
+        eeg_BCS = torch.cat([eeg_BCS.float(), self.laplacian @ eeg_BCS.float()], dim=1)
+        spectrum_BCNX = eeg_BCS[:, :, samples_NS] @ self.waves_SX
+        power_BCNW = spectrum_BCNX.square().unflatten(3, (2, -1)).sum(dim=3) @ self.bands_HW
+        return torch.log(power_BCNW + _FLOOR)
 
 
 def num_features(shape: ModelShape) -> int:
