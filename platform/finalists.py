@@ -33,7 +33,7 @@ from platform.nulls import circular_shift_p
 from platform.products import DataSettings, StudyData
 from platform.training import TrainedFold, run_on_workers, this_worker, train_fold, whole_model
 from platform.unique_r import unique_r
-from platform.volume_scores import GreyMatter, parcels, volume_scores
+from platform.volume_scores import GreyMatter, parcels, tissue_scores, volume_scores
 from platform.windows import CachedRun
 
 OBJECTIVE = "temporal_r_responsive"
@@ -42,6 +42,8 @@ REFERENCES = ("ridge_band_power", "confounds", "events", "time_in_run", "zero")
 KNOWN = {"unique_r": ("confounds",), "unique_r_beyond_events": ("confounds", "events", "time_in_run")}
 """What predictions from EEG are added to."""
 TEST, VALIDATION = "test", "validation"
+VESSEL_SHARE = 0.02
+"""Of the mask's voxels, those that vary most about their mean."""
 
 Floats = NDArray[np.float32]
 Scores = Mapping[str, float]
@@ -249,12 +251,14 @@ def score_references(settings: DataSettings, fold: Fold) -> tuple[int, dict[str,
 
 def scores_over_all_voxels(data: StudyData, subject: str, predictions: Iterator[Floats]) -> dict[str, float]:
     """Return a subject's scores, averaged over its runs, from predictions, (T, V), made one after the other."""
-    grey, image = grey_matter(data), subject_image(data, subject)
-    of_runs = []
+    grey, image, tissues = grey_matter(data), subject_image(data, subject), tissues_of(data, subject)
+    of_runs, repetition_time_s = [], data.manifest.layout.repetition_time_s
     for run, prediction_TV in zip(data.runs(subject), predictions, strict=True):
         target_TV = run.targets.astype(np.float32)
-        scores = volume_scores(prediction_TV, target_TV, grey, data.manifest.layout.repetition_time_s)
-        of_runs.append({**scores, **(image_scores(prediction_TV, target_TV, image) if image else {})})
+        scores = volume_scores(prediction_TV, target_TV, grey, repetition_time_s)
+        profile = tissue_scores(prediction_TV, target_TV, tissues, repetition_time_s)
+        images = image_scores(prediction_TV, target_TV, image) if image else {}
+        of_runs.append({**scores, **profile, **images})
     return _mean_scores(of_runs)
 
 
@@ -262,6 +266,18 @@ def grey_matter(data: StudyData) -> GreyMatter:
     """Return where grey matter lies, and its parcels."""
     is_grey_V = data.grey_matter if data.grey_matter.any() else np.ones(len(data.voxel_indices), bool)
     return GreyMatter(is_grey_V=is_grey_V, parcels_G=parcels(data.voxel_indices[is_grey_V]))
+
+
+def tissues_of(data: StudyData, subject: str) -> dict[str, NDArray[np.bool_]]:
+    """Return where tissues other than grey matter lie: those that the study's mask holds, and the subject's vessels.
+
+    Large vessels are the voxels whose volumes vary most about their mean; shards without such maps show none.
+    """
+    found, maps = dict(data.other_tissues), data.subject_maps(subject)
+    if maps is not None:
+        share_V = maps["standard_deviation"] / np.maximum(maps["mean"], np.finfo(float).tiny)
+        found["vessels"] = share_V >= np.quantile(share_V, 1 - VESSEL_SHARE)
+    return {name: is_in_V for name, is_in_V in found.items() if is_in_V.any()}
 
 
 def subject_image(data: StudyData, subject: str) -> SubjectImage | None:

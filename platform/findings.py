@@ -28,6 +28,7 @@ from platform.finalists import TEST
 from platform.ledger import Ledger, LedgerTrial, best_trial
 from platform.nulls import WINNER_FLIPS
 from platform.paired_racing import leaders, posterior
+from platform.protocols import WITHIN
 from platform.selection import best_position
 from platform.statistics import (
     LOCKED_AWAY,
@@ -36,6 +37,7 @@ from platform.statistics import (
     Array,
     Comparison,
     Estimate,
+    both,
     compared,
     corrected,
     corrected_by_bootstrap,
@@ -204,11 +206,10 @@ def _estimates(ledger: Ledger, winner: LedgerTrial) -> tuple[Estimate, Estimate,
     num_training, num_subjects = _num_training(ledger, winner), len(winner.scores)
     trials = _scored(ledger)
     at, seed = trials.index(winner), int(ledger.terms.get("seed", 0))
-    validation_TS = _table([validation_by_subject(trial, num_subjects) for trial in trials], num_subjects)
-    test_TS = _test_table(ledger, trials, num_subjects)
+    validation_TS, test_TS = _by_trial_and_subject(ledger, trials, num_subjects)
     return (
         estimate(_test_scores(ledger, winner.number), num_training, RAW),
-        corrected(test_TS, at, num_training),
+        corrected(validation_TS, test_TS, at, num_training),
         corrected_by_bootstrap(validation_TS, test_TS, at, num_training, seed),
     )
 
@@ -262,7 +263,7 @@ def _comparisons(ledger: Ledger, winner: LedgerTrial, optimism: float) -> tuple[
         name = f"{RUNNER_UP}, trial {second.number}"
         rivals[name] = _test_scores(ledger, second.number)
         trials = _scored(ledger)
-        means = mixed_means(_test_table(ledger, trials, len(winner.scores)))
+        means = mixed_means(both(*_by_trial_and_subject(ledger, trials, len(winner.scores))))
         ahead = means[trials.index(winner)] - means[trials.index(second)]
         added[name] = float(np.mean(scores_S - rivals[name])) - ahead
     return compared(scores_S, rivals, added, num_training)
@@ -293,6 +294,7 @@ def _evidence(ledger: Ledger, winner: LedgerTrial, raw: Estimate, best: Estimate
             if null.name == WINNER_FLIPS and len(null.values) >= FEWEST_FLIPS
         ],
         is_control=ledger.terms.get("pairing", "recorded") != "recorded",
+        is_within=ledger.terms.get("folds") == WITHIN,
     )
 
 
@@ -316,8 +318,12 @@ def _scored(ledger: Ledger) -> list[LedgerTrial]:
     return [trial for trial in ledger.trials if trial.scores]
 
 
-def _test_table(ledger: Ledger, trials: Sequence[LedgerTrial], num_subjects: int) -> Array:
-    return _table([ledger.test_scores(trial.number) for trial in trials], num_subjects)
+def _by_trial_and_subject(ledger: Ledger, trials: Sequence[LedgerTrial], num_subjects: int) -> tuple[Array, Array]:
+    """Return what trials scored on subjects that validated, and on those that were left out."""
+    return (
+        _table([validation_by_subject(trial, num_subjects) for trial in trials], num_subjects),
+        _table([ledger.test_scores(trial.number) for trial in trials], num_subjects),
+    )
 
 
 def _test_scores(ledger: Ledger, trial: int) -> Array:

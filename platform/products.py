@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from datasets.errors import BadInput
-from datasets.shards import VOXELS, ShardEntry, read_manifest, read_table
+from datasets.shards import VOXELS, Manifest, ShardEntry, read_manifest, read_table
 from datasets.storage import Storage, open_storage, write_whole
 from platform.alignment import MEANS, aligning_matrix, barycentre, monge_matrix, piece_covariances
 from platform.band_power import lagged_band_power
@@ -49,7 +49,9 @@ from platform.training_set import AlignedEeg, Inputs
 from platform.volume_scores import parcels
 from platform.windows import PAIRINGS, CachedRun, RunCache, eeg_batch, window_index, window_volumes
 
-GREY_MATTER_PROBABILITY = 0.5
+GREY_MATTER_PROBABILITY = WHITE_MATTER_PROBABILITY = 0.5
+FLUID_PROBABILITY = 0.4
+"""Fluid alone is outside the mask; so much of it is in 2 343 of the grid's 64 820 voxels."""
 OUTPUT_PARCELS = 512
 """Parcels of the whole mask, about 13 mm wide; those that weigh most are predicted."""
 PRODUCTS_VERSION = 7
@@ -61,7 +63,8 @@ MOST_GRAM_BYTES = 4 * 2**30
 class DataSettings:
     """Which data a study reads, and how: all that its scores depend on besides configurations and seeds.
 
-    ``flipped`` names subjects whose BOLD is read times -1, for a null (``platform.flipped_data``).
+    ``flipped`` names subjects whose BOLD is read times -1, for a null (``platform.flipped_data``).  ``unit``, a key of
+    ``UNITS``, is what folds leave out: whole subjects, or single recordings, whose subjects train all the same.
     """
 
     shards: str
@@ -69,6 +72,18 @@ class DataSettings:
     rate_hz: int = 125
     pairing: str = "recorded"
     flipped: tuple[str, ...] = ()
+    unit: str = "subject"
+
+
+def _by_recording(manifest: Manifest) -> Manifest:
+    """Return the manifest with every recording as a subject of its own: also another digest, so no product is mixed."""
+    names = [f"{entry.subject} {entry.task} {entry.run:02d}" for entry in manifest.shards]
+    shards = tuple(replace(entry, subject=name) for entry, name in zip(manifest.shards, names, strict=True))
+    return replace(manifest, shards=shards)
+
+
+UNITS: dict[str, Callable[[Manifest], Manifest]] = {"subject": lambda manifest: manifest, "recording": _by_recording}
+"""From a manifest to one whose subjects are what folds leave out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +107,7 @@ class StudyData:
     def __init__(self, settings: DataSettings) -> None:
         self.settings = settings
         self.storage: Storage = open_storage(settings.shards)
-        self.manifest = read_manifest(self.storage)
+        self.manifest = UNITS[settings.unit](read_manifest(self.storage))
         self.folder = Path(settings.cache_folder)
         self._cache = RunCache(
             folder=self.folder / "runs", storage=self.storage, manifest=self.manifest, rate_hz=settings.rate_hz
@@ -119,6 +134,14 @@ class StudyData:
     def grey_matter(self) -> NDArray[np.bool_]:
         """Which voxels of the mask are grey matter, shape (V,)."""
         return np.asarray(pc.greater(self._voxels["grey"], GREY_MATTER_PROBABILITY))
+
+    @cached_property
+    def other_tissues(self) -> dict[str, NDArray[np.bool_]]:
+        """Which voxels of the mask are white matter, and which touch fluid, each (V,)."""
+        grey_V, white_V = (np.asarray(self._voxels[name], np.float64) for name in ("grey", "white"))
+        are_known = grey_V + white_V > 0  # small studies may know no tissue
+        fluid_V = (1 - grey_V - white_V > FLUID_PROBABILITY) & are_known
+        return {"white": white_V > WHITE_MATTER_PROBABILITY, "beside_fluid": fluid_V}
 
     @cached_property
     def _voxels(self) -> Any:  # noqa: ANN401 - a pyarrow table

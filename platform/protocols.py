@@ -16,11 +16,15 @@ from platform.folds import Fold, leave_one_subject_out, leave_two_subjects_out, 
 from platform.ledger import LedgerTrial
 from platform.selection import best_position
 
+WITHIN = "within"
 PROTOCOLS: dict[str, Callable[[Sequence[str], int], list[Fold]]] = {
     "loso": leave_one_subject_out,
     "nested": leave_two_subjects_out,
+    WITHIN: leave_one_subject_out,
 }
-"""From subjects and a seed to folds."""
+"""From subjects and a seed to folds; ``within`` is told recordings in place of subjects."""
+UNIT_OF = {name: "recording" if name == WITHIN else "subject" for name in PROTOCOLS}
+"""What a protocol's folds leave out, a key of ``platform.products.UNITS``."""
 BLIND_SAMPLERS = ("random", "qmc")
 """Propose without knowing any score: a nested estimate needs that."""
 

@@ -31,7 +31,7 @@ from platform.nulls import NUM_FLIPS
 from platform.own_space import search_space
 from platform.products import DataSettings
 from platform.progress import PROGRESS
-from platform.protocols import PROTOCOLS
+from platform.protocols import PROTOCOLS, UNIT_OF
 from platform.racing import RACINGS
 from platform.samplers import SAMPLERS
 from platform.study import StudySettings, check_data, search
@@ -150,6 +150,7 @@ def study_settings(arguments: argparse.Namespace) -> StudySettings:
             cache_folder=str(Path(arguments.cache or home / "cache").absolute()),
             rate_hz=arguments.rate,
             pairing=arguments.pairing,
+            unit=UNIT_OF[arguments.protocol],
         ),
         storage_url=arguments.study_storage or f"sqlite:///{home / 'studies.db'}",
         tracking=TrackingSettings(
@@ -338,7 +339,8 @@ def _add_search(parser: CommandParser, num_trials: int) -> None:
         choices=sorted(PROTOCOLS),
         default="loso",
         help="loso: one subject is left out; nested: every pair of subjects, for a score that nothing was chosen by "
-        "(needs --sampler random or qmc, --racing none, --finalists 0)",
+        "(needs --sampler random or qmc, --racing none, --finalists 0); within: one recording, whose subject's others "
+        "train (it leaks subjects)",
     )
     add(
         "--lock-away",

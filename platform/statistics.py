@@ -105,17 +105,31 @@ def estimate(scores_S: Array, num_training: int, method: str, *, mean: float | N
     )
 
 
-def corrected(test_TS: Array, winner: int, num_training: int) -> Estimate:
+def corrected(validation_TS: Array, test_TS: Array, winner: int, num_training: int) -> Estimate:
     """Return the winner's score less what choosing it added, by the mixed model; as it is where nothing was chosen.
 
     Args:
+        validation_TS: what the search chose and raced by, of every subject.
         test_TS: the scores of every subject that is left out.
         winner: position of the chosen trial, which has run on all subjects.
         num_training: subjects that a fold trains on.
     """
     if len(test_TS) == 1:
         return replace(estimate(test_TS[0], num_training, RAW), is_selected=False)
-    return estimate(test_TS[winner], num_training, MIXED_MODEL, mean=mixed_means(test_TS)[winner])
+    centre = mixed_means(both(validation_TS, test_TS))[winner]
+    return estimate(test_TS[winner], num_training, MIXED_MODEL, mean=centre)
+
+
+def both(validation_TS: Array, test_TS: Array) -> Array:
+    """Return each trial's score on each subject: the mean of those while it validated and was left out, or the one.
+
+    The search chose and raced by validation.  A model of test scores alone takes trials that were raced out for a
+    random part, which they are not: their validation scores tell why they ran no further.
+    """
+    known_2TS = np.isfinite(np.stack([validation_TS, test_TS]))
+    sums_TS = np.where(known_2TS, np.stack([validation_TS, test_TS]), 0.0).sum(axis=0)
+    counts_TS = known_2TS.sum(axis=0)
+    return np.asarray(np.where(counts_TS > 0, sums_TS / np.maximum(counts_TS, 1), np.nan))
 
 
 def corrected_by_bootstrap(
@@ -135,12 +149,12 @@ def corrected_by_bootstrap(
     return estimate(test_TS[winner], num_training, BBC_CV, mean=bbc_cv(validation_TS, test_TS, seed))
 
 
-def mixed_means(test_TS: Array) -> list[float]:
+def mixed_means(scores_TS: Array) -> list[float]:
     """Return each trial's mean over subjects under score = trial + subject + noise, drawn to the mean of all trials.
 
     Trials are drawn from one normal distribution (restricted maximum likelihood, as ``paired_racing``).
     """
-    found = posterior(test_TS)
+    found = posterior(scores_TS)
     return [float(mean) for mean in np.nanmean(found.folds_F) + found.means_T]
 
 

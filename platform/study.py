@@ -47,7 +47,7 @@ from platform.own_space import check_space, checked_configuration, search_space
 from platform.packaging import Package, half_width
 from platform.products import DataSettings, StudyData
 from platform.progress import PROGRESS, Standing, showing
-from platform.protocols import PROTOCOLS, Division, divided, refuse_what_chooses
+from platform.protocols import PROTOCOLS, UNIT_OF, WITHIN, Division, divided, refuse_what_chooses
 from platform.provenance import code_version
 from platform.racing import RacingSettings
 from platform.report import report_page
@@ -154,6 +154,16 @@ class StudySettings:
         if self.lock_away and self.calibration is not None:
             raise BadInput(
                 "--lock-away scores subjects that nothing adapts to; leave out --calibration, or --lock-away"
+            )
+        if self.data.unit != UNIT_OF[self.protocol]:
+            raise BadInput(
+                f"--protocol {self.protocol} leaves out a {UNIT_OF[self.protocol]}, but the data's unit is "
+                f"{self.data.unit}; give them alike"
+            )
+        if self.protocol == WITHIN and (self.lock_away or self.data.pairing != "recorded"):
+            raise BadInput(
+                "--protocol within knows recordings alone, of which each stands for itself; leave out --lock-away and "
+                "--pairing, or give --protocol loso"
             )
         if self.protocol != "nested":
             return

@@ -46,6 +46,7 @@ class Evidence:
         beyond_confounds, beyond_events: what EEG adds to confounds, and to confounds and stimuli together.
         nulls: name and p of every null that was computed with flipped signs.
         is_control: whether EEG was paired with another run's volumes.
+        is_within: whether other recordings of the scored subjects trained, so that nothing is said of new ones.
         replication: the frozen configuration's score on a second data set; None where there is none.
     """
 
@@ -54,6 +55,7 @@ class Evidence:
     beyond_events: Step
     nulls: Sequence[tuple[str, float]] = ()
     is_control: bool = False
+    is_within: bool = False
     replication: Step | None = None
 
 
@@ -70,6 +72,9 @@ def verdict(evidence: Evidence) -> Verdict:
     control = ("EEG was paired with another run's volumes: nothing can be found here",) if evidence.is_control else ()
     failed = [(name, p) for name, p in evidence.nulls if p > MOST_CHANCE]
     score = _reason("temporal r", evidence.score)
+    if evidence.is_within:
+        leak = "other recordings of the scored subjects trained (--protocol within), so nothing is said of new subjects"
+        return Verdict(word=NOTHING, reasons=(*control, leak, score))
     if not _is_shown(evidence.score):
         return Verdict(word=NOTHING, reasons=(*control, score))
     if failed:

@@ -6,7 +6,7 @@ subject's score is the mean over its runs.  A constant prediction scores 0, in i
 Legend of shapes: T volumes of one run, V voxels of the mask, G of them in grey matter, P parcels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +65,25 @@ def volume_scores(
     if not np.isfinite(run.prediction_TG).all():
         return dict.fromkeys(VOLUME_SCORES, float("nan"))
     return {name: score(run) for name, score in VOLUME_SCORES.items()}
+
+
+def tissue_scores(
+    prediction_TV: FloatArray,
+    target_TV: FloatArray,
+    tissues: Mapping[str, NDArray[np.bool_]],
+    repetition_time_s: float,
+) -> dict[str, float]:
+    """Return r over time of one run, averaged over each tissue's voxels; nan where a prediction is no number.
+
+    The brain's doing shows in grey matter.  A prediction as good in white matter, beside fluid or in large vessels
+    follows breath, heart or head.
+    """
+    found = {}
+    for name, is_in_V in tissues.items():
+        predicted = fluctuations(prediction_TV[:, is_in_V], repetition_time_s)
+        r_V = _r(predicted, high_passed(target_TV[:, is_in_V], repetition_time_s))
+        found[f"temporal_r_{name}"] = float(r_V.mean()) if np.isfinite(predicted).all() else float("nan")
+    return found
 
 
 def temporal_r_grey(run: GreyRun) -> float:

@@ -173,4 +173,5 @@ def _write_maps(storage: Storage, subject: str) -> FileEntry:
 def _write_voxels(storage: Storage) -> FileEntry:
     indices = np.argwhere(np.ones(GRID_SHAPE, bool))[:NUM_VOXELS]
     columns = {axis: indices[:, number].astype(np.int16) for number, axis in enumerate("ijk")}
-    return write_table(storage, VOXELS, pa.table({**columns, "grey": np.ones(NUM_VOXELS, np.float32)}))
+    tissues = {name: np.full(NUM_VOXELS, share, np.float32) for name, share in (("grey", 1.0), ("white", 0.0))}
+    return write_table(storage, VOXELS, pa.table({**columns, **tissues}))

@@ -17,6 +17,7 @@ from platform.finalists import (
     score_finalist,
     score_references,
     scores_over_all_voxels,
+    tissues_of,
 )
 from platform.folds import leave_one_subject_out
 from platform.image_scores import IMAGE_SCORES
@@ -156,6 +157,15 @@ def test_a_study_without_grey_matter_counts_all_voxels(whole, monkeypatch):
     data = StudyData(whole)
     monkeypatch.setitem(data.__dict__, "grey_matter", np.zeros(len(data.voxel_indices), bool))
     assert grey_matter(data).is_grey_V.all()
+
+
+def test_the_tissue_profile_has_what_the_study_knows_of(whole, bare, monkeypatch):
+    data = StudyData(whole)
+    found = tissues_of(data, FOLD.test)
+    assert set(found) == {"vessels"}  # the small study is grey matter alone
+    share_V = data.subject_maps(FOLD.test)["standard_deviation"] / data.subject_maps(FOLD.test)["mean"]
+    assert share_V[found["vessels"]].min() >= share_V[~found["vessels"]].max()
+    assert tissues_of(StudyData(bare), FOLD.test) == {}
 
 
 def test_every_fold_of_a_study_names_its_own_number(bare):

@@ -1,19 +1,25 @@
 """Protocols: pairs of subjects, subjects locked away, and scores that nothing was chosen by."""
 
+import dataclasses
 import itertools
 import statistics
 from collections import Counter
 
 import numpy as np
 import pytest
+from small_study import write_small_study
 
+from datasets.cluster import in_this_process
 from datasets.errors import BadInput
+from platform.findings import findings
 from platform.folds import leave_one_subject_out, leave_two_subjects_out, lock_away
 from platform.ledger import FoldRecord, LedgerTrial
-from platform.products import DataSettings
+from platform.loop import Epochs
+from platform.products import DataSettings, StudyData
 from platform.protocols import divided, nested_scores
-from platform.study import StudySettings
+from platform.study import StudySettings, search_untracked
 from platform.tracking import TrackingSettings
+from platform.verdict import NOTHING
 
 SUBJECTS = [f"sub-{number:02d}" for number in range(1, 17)]
 
@@ -169,3 +175,43 @@ def test_a_subjects_own_scores_choose_nothing_that_it_is_scored_by():
 def test_nested_scores_need_a_trial_on_all_pairs():
     with pytest.raises(BadInput, match="no trial has run on all pairs"):
         nested_scores([], PAIRS, 0)
+
+
+def test_within_leaves_out_recordings_and_trains_on_others_of_their_subjects(tmp_path):
+    study = write_small_study(tmp_path / "shards", subjects=2, runs=3, volumes=40)
+    whole = DataSettings(shards=str(study), cache_folder=str(tmp_path / "cache"))
+    by_subject, by_recording = StudyData(whole), StudyData(dataclasses.replace(whole, unit="recording"))
+    names = by_recording.manifest.subjects
+    assert len(names) == 6 and {name.split(" ")[0] for name in names} == set(by_subject.manifest.subjects)
+    assert by_recording.manifest.digest != by_subject.manifest.digest
+    folds = divided(names, 0, "within", 0).folds
+    assert sorted(fold.test for fold in folds) == sorted(names)
+    assert any(fold.test.split(" ")[0] in {name.split(" ")[0] for name in fold.training} for fold in folds)
+    [run] = by_recording.runs(names[1])
+    np.testing.assert_array_equal(run.bold_RV, by_subject.runs(names[1].split(" ")[0])[1].bold_RV)
+    assert by_recording.confounds(run).keys() == by_subject.confounds(by_subject.runs("sub-01")[1]).keys()
+
+
+def test_a_study_within_runs_to_its_end_and_never_speaks_of_new_subjects(tmp_path):
+    study = write_small_study(tmp_path / "shards", subjects=2, runs=2, volumes=60, coupling=3.0)
+    recordings = DataSettings(shards=str(study), cache_folder=str(tmp_path / "cache"), unit="recording")
+    told = settings(
+        protocol="within",
+        data=recordings,
+        storage_url=f"sqlite:///{tmp_path / 'studies.db'}",
+        num_trials=1,
+        epochs=Epochs(maximum=2),
+    )
+    with in_this_process():
+        found = findings(search_untracked(told))
+    assert found.corrected.num_subjects == 4 and found.corrected.mean > 0.1
+    assert found.verdict.word == NOTHING and "--protocol within" in found.verdict.reasons[0]
+
+
+def test_within_knows_recordings_alone():
+    recordings = DataSettings(shards="/nowhere", cache_folder="/nowhere", unit="recording")
+    assert settings(protocol="within", data=recordings).terms("")["folds"] == "within"
+    with pytest.raises(BadInput, match="leaves out a recording, but the data's unit is subject"):
+        settings(protocol="within")
+    with pytest.raises(BadInput, match="leave out --lock-away"):
+        settings(protocol="within", data=recordings, lock_away=2)

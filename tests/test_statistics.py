@@ -11,6 +11,7 @@ from scipy import stats
 from platform.statistics import (
     RAW,
     bbc_cv,
+    both,
     compared,
     corrected,
     corrected_by_bootstrap,
@@ -73,7 +74,7 @@ def test_choosing_the_best_is_taken_back(missing):
         lost_TS[winner] = False
         test_TS[lost_TS] = np.nan
         raw.append(float(test_TS[winner].mean()) - true_T[winner])
-        mixed.append(corrected(test_TS, winner, TRAINING).mean - true_T[winner])
+        mixed.append(corrected(validation_TS, test_TS, winner, TRAINING).mean - true_T[winner])
         second = corrected_by_bootstrap(validation_TS, test_TS, winner, TRAINING, seed)
         assert (second is None) == (missing > 0)
         bootstrapped += [second.mean - true_T[winner]] if second else []
@@ -82,8 +83,29 @@ def test_choosing_the_best_is_taken_back(missing):
     assert not bootstrapped or plain.fmean(bootstrapped) < 0.5 * plain.fmean(raw)
 
 
+def test_a_score_is_the_mean_of_those_while_a_subject_validated_and_was_left_out_or_the_one():
+    nan = math.nan
+    found = both(np.array([[0.1, 0.2, nan, nan]]), np.array([[0.3, nan, 0.4, nan]]))
+    np.testing.assert_allclose(found, [[0.2, 0.2, 0.4, nan]])
+
+
+def test_validation_scores_tell_why_trials_were_raced_out():
+    """Fold k scores subject k, and k + 1 and k + 2 validate; all run on three folds, the best alone on all others."""
+    alone, together = [], []
+    for seed in range(60):
+        _, validation_TS, test_TS = tables(seed, spread=0.0)
+        early_T = validation_TS[:, 1:5].mean(axis=1)
+        winner = int(early_T.argmax())
+        is_out_T1 = (np.arange(len(test_TS)) != winner)[:, None]
+        validation_TS[is_out_T1 & ~np.isin(np.arange(SUBJECTS), [1, 2, 3, 4])] = np.nan
+        test_TS[is_out_T1 & (np.arange(SUBJECTS) >= 3)] = np.nan
+        alone.append(mixed_means(test_TS)[winner])
+        together.append(corrected(validation_TS, test_TS, winner, TRAINING).mean)
+    assert abs(plain.fmean(together)) < 0.7 * abs(plain.fmean(alone))
+
+
 def test_one_trial_was_not_chosen():
-    found = corrected(np.array([[0.1, 0.2, 0.3]]), 0, num_training=0)
+    found = corrected(np.zeros((1, 3)), np.array([[0.1, 0.2, 0.3]]), 0, num_training=0)
     assert (found.mean, found.method, found.is_selected) == (pytest.approx(0.2), RAW, False)
     assert corrected_by_bootstrap(np.zeros((1, 3)), np.zeros((1, 3)), 0, 0, 0) is None
 

@@ -51,3 +51,9 @@ def test_a_null_that_scores_as_high_leaves_nothing(p, word):
 def test_a_control_says_so_first():
     found = verdict(Evidence(score=SHOWN, beyond_confounds=SHOWN, beyond_events=SHOWN, is_control=True))
     assert found.reasons[0].startswith("EEG was paired with another run's volumes")
+
+
+def test_where_other_recordings_of_the_scored_subjects_trained_nothing_is_said_of_new_ones():
+    found = verdict(Evidence(score=SHOWN, beyond_confounds=SHOWN, beyond_events=SHOWN, is_within=True))
+    assert found.word == NOTHING
+    assert "--protocol within" in found.reasons[0] and found.reasons[-1].startswith("temporal r +0.100, above 0")

@@ -16,6 +16,7 @@ from platform.volume_scores import (
     VOLUME_SCORES,
     GreyMatter,
     parcels,
+    tissue_scores,
     volume_scores,
     without,
 )
@@ -266,3 +267,15 @@ def test_the_truth_scores_perfectly_as_an_image_and_the_mean_almost_as_well():
 def test_without_an_image_there_are_no_image_scores():
     nothing = SubjectImage(mean_V=np.zeros(V), deviation_V=np.ones(V), indices_V3=INDICES, grid_shape=GRID)
     assert image_scores(noise(0), noise(1), nothing) == {}
+
+
+def test_the_tissue_profile_tells_where_a_prediction_follows_the_volumes():
+    rng = np.random.default_rng(0)
+    target_TV = rng.standard_normal((120, 40)).astype(np.float32)
+    prediction_TV = rng.standard_normal(target_TV.shape).astype(np.float32)
+    is_fluid_V = np.arange(40) < 20
+    prediction_TV[:, is_fluid_V] = 3 * target_TV[:, is_fluid_V] + 5
+    found = tissue_scores(prediction_TV, target_TV, {"white": ~is_fluid_V, "beside_fluid": is_fluid_V}, 2.0)
+    assert found["temporal_r_beside_fluid"] == pytest.approx(1, abs=1e-5)
+    assert abs(found["temporal_r_white"]) < 0.1
+    assert tissue_scores(0 * target_TV, target_TV, {"white": ~is_fluid_V}, 2.0) == {"temporal_r_white": 0.0}
