@@ -12,6 +12,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 
 from datasets.errors import BadInput
@@ -23,6 +24,9 @@ _UNREADABLE = (
 )  # fmt: skip
 AFFINE_TOLERANCE_MM = 1e-3
 SMALLEST_DETERMINANT = 1e-6
+BOX_MARGIN = 8
+"""Voxels around points that are read with them: a cubic spline forgets what lies further by 3e-5."""
+VOLUMES_AT_ONCE = 8
 ODD_FACTOR = 2.0
 """A volume whose mean is off the run's median volume by more is warned of."""
 _BLOCK_BYTES = 1 << 20
@@ -31,33 +35,36 @@ _NO_MEMBER = "Not a gzipped file"  # what follows the end, or no compressed imag
 logger = logging.getLogger(__name__)
 
 
-def read_bold(paths: tuple[Path, ...]) -> nibabel.Nifti1Image:
+def read_bold(paths: tuple[Path, ...], *, around_mm: NDArray[np.float64] | None = None) -> nibabel.Nifti1Image:
     """Read a BOLD series whole: one 4-D image, or the 3-D images of its volumes joined in order.
 
-    Its values are kept as float32: ``get_fdata(dtype=np.float32)`` costs nothing more.
+    Its values are kept as float32: ``get_fdata(dtype=np.float32)`` costs nothing more.  With ``around_mm`` (points, 3)
+    only the box of these points is read, with what they are interpolated from: at 2 mm 0.4 GB, not 1.1.
 
     Raises:
         BadInput: a file cannot be read or is cut short, it is not a series of volumes, a volume has no finite value or
             shows nothing, or nothing changes from volume to volume.
     """
     if len(paths) == 1:
-        image = _read(paths[0], "BOLD")
+        image = _read(paths[0], "BOLD", around_mm)
         if len(image.shape) != 4 or image.shape[3] < 2:
             raise BadInput(f"{paths[0]} must be a NIfTI series of volumes (4-D), but has the shape {image.shape}")
     else:
-        image = _joined(paths)
+        image = _joined(paths, around_mm)
     _check_volumes(image, paths)
     return image
 
 
-def read_image(path: Path, what: str) -> nibabel.Nifti1Image:
+def read_image(path: Path, what: str, *, around_mm: NDArray[np.float64] | None = None) -> nibabel.Nifti1Image:
     """Read one volume, as the ``what`` "T1" of a subject; values that are not finite become 0.
+
+    ``around_mm`` as for ``read_bold``.
 
     Raises:
         BadInput: the file cannot be read or is cut short, is not one volume, or holds nothing but one value.
     """
     check_whole((path,), what)
-    image = _one_volume(_read(path, what), path)
+    image = _one_volume(_read(path, what, around_mm), path)
     values = image.get_fdata(dtype=np.float32)
     if not np.isfinite(values).all():
         values = np.nan_to_num(values, posinf=0.0, neginf=0.0)
@@ -91,12 +98,14 @@ def is_empty(path: Path) -> bool:
         return not stream.read(1)
 
 
-def _read(path: Path, what: str) -> nibabel.Nifti1Image:
+def _read(path: Path, what: str, around_mm: NDArray[np.float64] | None = None) -> nibabel.Nifti1Image:
     """Read an image and its values; a pair of files (.hdr, .img) becomes one image."""
     try:
         if is_empty(path):
             raise BadInput(f"cannot read the {what} of {path}: it is empty (0 bytes); download it again")
-        image: Any = nibabel.load(path)
+        image: Any = (
+            nibabel.load(path) if around_mm is None else _box(nibabel.load(path, keep_file_open=True), around_mm)
+        )
         values = image.get_fdata(dtype=np.float32)
     except BadInput:
         raise
@@ -108,9 +117,39 @@ def _read(path: Path, what: str) -> nibabel.Nifti1Image:
     return image if isinstance(image, nibabel.Nifti1Image) else _image_of(values, image)
 
 
+def _box(image: Any, around_mm: NDArray[np.float64]) -> Any:  # noqa: ANN401 - whatever nibabel has read
+    """Return the part of an image that points (n, 3) in mm are interpolated from, read a few volumes at a time.
+
+    An image that will be refused, or has none of the points, is returned as it is.
+    """
+    if not isinstance(image, nibabel.Nifti1Pair) or len(image.shape) not in (3, 4) or not _is_invertible(image.affine):
+        return image
+    voxels = apply_affine(np.linalg.inv(image.affine), around_mm)
+    first = np.clip(np.floor(voxels.min(axis=0)).astype(int) - BOX_MARGIN, 0, image.shape[:3])
+    first -= first % 2  # a point halfway between voxels then has the same nearest one
+    last = np.clip(np.ceil(voxels.max(axis=0)).astype(int) + 1 + BOX_MARGIN, 0, image.shape[:3])
+    if (first >= last).any():
+        return image
+    box = tuple(slice(*ends) for ends in zip(first.tolist(), last.tolist(), strict=True))
+    values = np.empty((*(last - first), *image.shape[3:]), dtype=np.float32, order="F")
+    if values.ndim == len(box):
+        values[:] = image.dataobj[box]
+    else:
+        for start in range(0, image.shape[3], VOLUMES_AT_ONCE):
+            some = slice(start, start + VOLUMES_AT_ONCE)
+            values[..., some] = image.dataobj[*box, some]
+    moved = np.array(image.affine)
+    moved[:3, 3] = apply_affine(image.affine, first)
+    return _image_of(values, image, moved)
+
+
+def _is_invertible(affine: NDArray[np.float64]) -> bool:
+    return bool(np.isfinite(affine).all() and abs(np.linalg.det(affine)) > SMALLEST_DETERMINANT)
+
+
 def _check_place(image: nibabel.Nifti1Pair, path: Path, what: str) -> None:
     """Refuse an affine that leads nowhere, and warn of a header that has none: it does not tell left from right."""
-    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine)) < SMALLEST_DETERMINANT:
+    if not _is_invertible(image.affine):
         raise BadInput(
             f"the {what} {path} must have a finite, invertible affine in its header, but has {image.affine.tolist()}; "
             "correct the header, or convert the image anew"
@@ -122,15 +161,15 @@ def _check_place(image: nibabel.Nifti1Pair, path: Path, what: str) -> None:
         )
 
 
-def _joined(paths: Sequence[Path]) -> nibabel.Nifti1Image:
+def _joined(paths: Sequence[Path], around_mm: NDArray[np.float64] | None = None) -> nibabel.Nifti1Image:
     """Join the images of single volumes, which must be of one shape and lie in one place."""
     if not paths:
         raise BadInput("BOLD must have 2 volumes or more, but there is no file")
-    first = _one_volume(_read(paths[0], "BOLD"), paths[0])
+    first = _one_volume(_read(paths[0], "BOLD", around_mm), paths[0])
     volumes = np.empty((*first.shape, len(paths)), dtype=np.float32)
     volumes[..., 0] = first.get_fdata(dtype=np.float32)
     for index, path in enumerate(paths[1:], start=1):
-        image = _one_volume(_read(path, "BOLD"), path)
+        image = _one_volume(_read(path, "BOLD", around_mm), path)
         if image.shape != first.shape or not np.allclose(image.affine, first.affine, atol=AFFINE_TOLERANCE_MM):
             raise BadInput(
                 f"{path} must have the shape and affine of {paths[0]}: all volumes of a run lie in one place"
@@ -147,11 +186,15 @@ def _one_volume(image: nibabel.Nifti1Image, path: Path) -> nibabel.Nifti1Image:
     return image
 
 
-def _image_of(values: NDArray[np.float32], like: Any) -> nibabel.Nifti1Image:  # noqa: ANN401 - a pair or an image
+def _image_of(
+    values: NDArray[np.float32],
+    like: Any,  # noqa: ANN401 - a pair or an image
+    affine: NDArray[np.float64] | None = None,
+) -> nibabel.Nifti1Image:
     header = nibabel.Nifti1Header.from_header(like.header)
     header.set_data_dtype(np.float32)
     header.set_slope_inter(1, 0)
-    image = nibabel.Nifti1Image(values, like.affine, header)
+    image = nibabel.Nifti1Image(values, like.affine if affine is None else affine, header)
     image.get_fdata(dtype=np.float32)
     return image
 

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import starmap
 from typing import Any, Generic, TypeVar
 
@@ -255,15 +256,13 @@ def _layout_difference(first: Layout, second: Layout) -> str:
     return ", ".join(name.replace("_", " ") for name in differing)
 
 
-def _aligned(
-    runs: Sequence[Run], settings: PreparationSettings, found: Findings
-) -> tuple[Sequence[Run], Reference | None]:
+def _aligned(runs: list[Run], settings: PreparationSettings, found: Findings) -> tuple[list[Run], Reference | None]:
     """Align the subject by the first run that can be aligned, and return it with that run and those after it.
 
     The runs before it are listed; where none can be aligned all are.
     """
     for number, run in enumerate(runs):
-        outcome = _tried(run.recording, lambda run=run: align_subject(run, settings.bold))
+        outcome = _tried(run.recording, partial(align_subject, run, settings.bold))
         found.warnings += outcome.warnings
         if outcome.result is not None:
             return runs[number:], outcome.result

@@ -16,8 +16,9 @@ from datasets.confounds import physiology_confounds
 from datasets.data_sets import DATA_SETS
 from datasets.eeg import CleanEeg, EegSettings, clean_eeg, fit_length, stored_rate_hz
 from datasets.errors import BadInput, PassingFault
+from datasets.grid import mask_points_mm, tissue_mask
 from datasets.images import check_whole, read_bold
-from datasets.recording import EegSignal, Events, Recording
+from datasets.recording import SCANNER, EegSignal, Events, Recording
 
 logger = logging.getLogger(__name__)
 
@@ -89,9 +90,14 @@ def read_run(recording: Recording, settings: EegSettings) -> Run:
 
 def checked_bold(recording: Recording) -> nibabel.Nifti1Image:
     """Return a recording's BOLD, its values in memory as float32, its repetition time compared with the data set's."""
-    image = read_bold(recording.bold)
+    image = read_bold(recording.bold, around_mm=points_read(recording))
     _check_repetition_time(image, recording)
     return image
+
+
+def points_read(recording: Recording) -> NDArray[np.float64] | None:
+    """Return the points (n, 3) in mm that images in a template's space are read around; None in the scanner's."""
+    return None if recording.space == SCANNER else mask_points_mm(tissue_mask())
 
 
 def read_slice_times(recording: Recording, num_slices: int) -> NDArray[np.float64] | None:

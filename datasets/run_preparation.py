@@ -23,10 +23,10 @@ from datasets.derivatives import read_pipeline_confounds
 from datasets.eeg import EegSettings, Normaliser
 from datasets.errors import BadInput
 from datasets.grid import GRID_AFFINE, GRID_SHAPE, TEMPLATE, mask_points_mm, mask_sha256, tissue_mask
-from datasets.images import read_image
+from datasets.images import AFFINE_TOLERANCE_MM, read_image
 from datasets.motion import MOTION_NAMES, Motion, estimate_motion, realigned_mean
 from datasets.quality.measures import slice_latency, temporal_snr
-from datasets.reading import Run, checked_bold, read_slice_times
+from datasets.reading import Run, checked_bold, points_read, read_slice_times
 from datasets.recording import SCANNER, Recording
 from datasets.registration import Alignment, align, epi_brain
 from datasets.shards import (
@@ -252,11 +252,9 @@ def _brain(image: nibabel.Nifti1Image, recording: Recording) -> NDArray[np.bool_
     """Return which voxels are brain: as the pipeline says whose volumes these are, else as the volumes show it."""
     if recording.brain_mask is None:
         return epi_brain(_mean_image(image))
-    mask = read_image(recording.brain_mask, "brain mask")
-    if mask.shape != image.shape[:3]:
-        raise BadInput(
-            f"{recording.brain_mask} must have the shape of the BOLD, {image.shape[:3]}, but has {mask.shape}"
-        )
+    mask = read_image(recording.brain_mask, "brain mask", around_mm=points_read(recording))
+    if mask.shape != image.shape[:3] or not np.allclose(mask.affine, image.affine, atol=AFFINE_TOLERANCE_MM):
+        raise BadInput(f"{recording.brain_mask} must have the shape and affine of the BOLD; give the mask of this run")
     return np.asarray(mask.get_fdata(dtype=np.float32) > MASK_ABOVE)
 
 

@@ -202,3 +202,19 @@ def test_an_image_without_a_place_in_its_header_is_warned_of(
     with caplog.at_level(logging.WARNING):
         read_bold((written(tmp_path / "bold.nii", bytes(content)),))
     assert ("which side is left is a guess" in caplog.text) == warned
+
+
+@pytest.mark.parametrize("shape", [(30, 20, 40, 19), (30, 20, 40)])
+def test_the_box_around_points_is_read_in_its_place(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(1).integers(0, 1000, shape, dtype=np.int16)
+    path = saved(tmp_path / "image.nii.gz", values)
+    points_mm = np.array([[36.0, 24.0, 100.0], [42.0, 30.0, 110.0]])  # voxels 12 to 14, 8 to 10, 25 to 27.5
+    is_series = len(shape) == 4
+    box = read_bold((path,), around_mm=points_mm) if is_series else read_image(path, "T1", around_mm=points_mm)
+    np.testing.assert_array_equal(box.get_fdata(dtype=np.float32), values[4:23, 0:19, 16:37])
+    np.testing.assert_allclose(nib.affines.apply_affine(box.affine, [0, 0, 0]), [12.0, 0.0, 64.0])
+
+
+def test_an_image_that_holds_none_of_the_points_is_read_whole(tmp_path: Path) -> None:
+    image = read_bold((saved(tmp_path / "bold.nii"),), around_mm=np.array([[900.0, 0.0, 0.0]]))
+    assert image.shape == VOLUMES.shape

@@ -181,6 +181,7 @@ def test_a_slope_far_from_one_sweep_decides_nothing():
     runs = [{"slice": np.arange(20), "latency_s": -0.01 * np.arange(20) + rng.normal(0, 0.001, 20)} for _ in range(6)]
     assert slice_direction({"sub-01": runs}, 0.0625).verdict == "undecided"
     assert slice_direction({"sub-01": runs}, 0.011).verdict == "ascending"
+    assert slice_direction({"sub-01": runs}, 0.004).verdict == "undecided"
 
 
 def test_too_few_runs_are_said_to_be_too_few():

@@ -23,6 +23,7 @@ RESPONSE_SECONDS = 32.0
 DRIFT_PERIOD_S = 100.0
 SMOOTHING_VOXELS = 1.0
 """Standard deviation of the smoothing within a slice; slices are never mixed."""
+FEWEST_VOLUMES = 4
 FEWEST_STIMULI = 8
 FEWEST_VOXELS = 60
 FEWEST_SLICES = 6
@@ -30,6 +31,8 @@ FEWEST_UNITS = 3
 CONFIDENCE = 0.99
 SMALLEST_SHARE = 0.5
 """A slope below this share of one sweep of the slices in a repetition time decides nothing."""
+LARGEST_SHARE = 2.0
+"""Nor does one above this share: slices are taken within a repetition time, so regions or noise made it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +58,20 @@ def temporal_snr(volumes: Floats32, brain: NDArray[np.bool_]) -> float:
 
     nan where no voxel of the brain varies.
     """
-    series = _series(volumes, brain)
-    if series.shape[0] < 4 or series.shape[1] == 0:
+    if volumes.shape[3] < FEWEST_VOLUMES:
         return float("nan")
-    trend = np.vander(np.linspace(-1.0, 1.0, len(series)), 3)
-    deviation = _without(_orthonormal(trend), series).std(axis=0)
+    trend = _orthonormal(np.vander(np.linspace(-1.0, 1.0, volumes.shape[3]), 3))
+    ratios = [_ratios(_series(volumes[:, :, index], brain[:, :, index]), trend) for index in range(volumes.shape[2])]
+    found = np.concatenate(ratios) if ratios else np.empty(0)
+    return float(np.median(found)) if found.size else float("nan")
+
+
+def _ratios(series: Floats32, trend: Floats) -> Floats32:
+    """Return mean over standard deviation about a trend of those series (volumes, voxels) that vary."""
+    deviation = _without(trend, series).std(axis=0)
     mean = series.mean(axis=0)
     varies = deviation > np.finfo(np.float32).eps * np.abs(mean)
-    return float(np.median(mean[varies] / deviation[varies])) if varies.any() else float("nan")
+    return np.asarray(mean[varies] / deviation[varies], dtype=np.float32)
 
 
 def slice_latency(
@@ -98,9 +107,9 @@ def slice_direction(
     """Return in which direction slices were taken, from the latencies of all runs by subject.
 
     The slope is the mean over subjects, or over runs where there are fewer than three subjects.  It decides where its
-    99 % interval leaves out zero and where it is at least half of ``sweep_s``: the repetition time divided by the
-    number of slices, where that is known.  Regions respond at different times, and slices hold different regions: that
-    part of the slope is much the same in every subject, so no number of subjects removes it.
+    99 % interval leaves out zero and where it is half to twice ``sweep_s``: the repetition time divided by the number
+    of slices, where that is known.  Regions respond at different times, and slices hold different regions: that part
+    of the slope is much the same in every subject, so no number of subjects removes it.
     """
     slopes = {subject: [slope_s(each) for each in runs] for subject, runs in latencies.items() if runs}
     unit, values = "subjects", [float(np.mean(each)) for each in slopes.values()]
@@ -142,6 +151,8 @@ def _decided(slope: float, reach: float, sweep_s: float | None) -> tuple[str, st
         return "undecided", "the 99 % interval of the slope holds zero"
     if sweep_s is not None and abs(slope) < SMALLEST_SHARE * sweep_s:
         return "undecided", "the slope is less than half of one sweep in a repetition time"
+    if sweep_s is not None and abs(slope) > LARGEST_SHARE * sweep_s:
+        return "undecided", "the slope is more than two sweeps in a repetition time, which no order of slices gives"
     return ("ascending" if slope > 0 else "descending"), "the 99 % interval of the slope leaves out zero"
 
 
