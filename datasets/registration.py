@@ -230,9 +230,9 @@ def _checked_overlap(alignment: Alignment, mean_epi: nibabel.Nifti1Image) -> flo
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Volume:
-    """A 3-D image in float64 and its voxel-to-mm matrix."""
+    """A 3-D image and its voxel-to-mm matrix."""
 
-    values: NDArray[np.float64]
+    values: NDArray[np.floating[Any]]
     affine: Matrix
 
     def where(self, mask: NDArray[np.bool_]) -> "_Volume":
@@ -261,7 +261,7 @@ class _Volume:
         blocks = cropped.reshape([number for pair in zip(counts, sizes, strict=True) for number in pair])
         to_fine = np.diag([*sizes.astype(float), 1.0])
         to_fine[:3, 3] = (sizes - 1) / 2
-        return _Volume(values=blocks.mean(axis=(1, 3, 5)), affine=self.affine @ to_fine)
+        return _Volume(values=blocks.mean(axis=(1, 3, 5), dtype=np.float64), affine=self.affine @ to_fine)
 
 
 def _volume(image: nibabel.Nifti1Image) -> _Volume:
@@ -318,7 +318,9 @@ def _warp_to(head: _Volume, template_to_head: Matrix) -> Warp:
 
 
 def _head(t1: nibabel.Nifti1Image) -> _Volume:
-    return _evenly_lit(_volume(t1).at(RIGID_STEP_MM))
+    """Return a T1, whose values are finite, at the step that registration works at; never a fine one in float64."""
+    values = np.asarray(t1.get_fdata(dtype=np.float32, caching="unchanged"))
+    return _evenly_lit(_Volume(values=values, affine=np.asarray(t1.affine, dtype=np.float64)).at(RIGID_STEP_MM))
 
 
 def _evenly_lit(head: _Volume) -> _Volume:

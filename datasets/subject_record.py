@@ -3,7 +3,6 @@
 Takes a storage and records; gives them back as they were written.  The record is what makes a subject complete.
 """
 
-import contextlib
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datasets.errors import BadInput
+from datasets.errors import BadInput, may_pass
 from datasets.recording import Recording
 from datasets.shards import FileEntry, Layout, ShardEntry, Skipped, entry_of, layout_of, shard_entry
 from datasets.storage import Storage
@@ -85,11 +84,14 @@ def input_sizes(recordings: Sequence[Recording]) -> dict[str, dict[str, int]]:
 
 
 def _sizes(paths: Iterable[Path]) -> dict[str, int]:
-    """Return the bytes of those files that are there; OSError where that cannot be told."""
+    """Return the bytes of those files that can be had; OSError where a disk or the network fails to tell."""
     sizes = {}
     for path in paths:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        try:
             sizes[path.name] = path.stat().st_size
+        except OSError as error:  # not there, a link to itself, not permitted: the run is skipped, and says so
+            if may_pass(error):
+                raise
     return sizes
 
 

@@ -209,6 +209,7 @@ REFUSED: dict[str, tuple[Callable[[Run], object], str]] = {
         "all volumes of the BOLD are the same",
     ),
     "an image that is a folder": (lambda run: (run.bold.unlink(), run.bold.mkdir()), "Is a directory"),
+    "an image that links to itself": (lambda run: (run.bold.unlink(), run.bold.symlink_to(run.bold)), "symbolic links"),
     "an empty image": (lambda run: run.bold.write_bytes(b""), "is empty (0 bytes)"),
     "no image": (lambda run: run.bold.write_bytes(gzip.compress(b"text")), "cannot read the BOLD"),
     "one volume": (lambda run: write_bold(run.bold, run.volumes[..., 0]), "must be a NIfTI series of volumes (4-D)"),
