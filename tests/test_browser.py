@@ -1,14 +1,14 @@
 """What a researcher sees: MLflow's own pages in a real browser, sorted by score, champion, figures, report."""
 
-import threading
 from pathlib import Path
 
+import mlflow
 import pytest
 from browsing import OF_MLFLOW, browser, is_drawn
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow_server import MlflowServer
-from searching import QUICK, search
+from searching import QUICK, finish_search, start_search
 from small_study import write_small_study
 from test_tracking import CHANNELS, COMPLETE, NUM_FOLDS, SAMPLES, Study, made_ledger, send_winner, small_model
 
@@ -56,11 +56,13 @@ def made(folder: Path, uri: str) -> str:
 def searched(folder: Path, uri: str) -> str:
     """Run a real search that is tracked by the server; return its experiment."""
     shards = write_small_study(folder / "shards", volumes=40, coupling=2.0)
-    trials = ("--trials", "4", "--commit-lag", "1", "--finalists", "1", "--racing", "none")
-    search(
+    trials = ("--trials", "3", "--commit-lag", "1", "--finalists", "0", "--racing", "none", "--null-flips", "9")
+    process = start_search(
         folder / "home", "band_power", "--shards", str(shards), *trials, *QUICK, "--tracking", uri, "--experiment",
         "searched",
     )  # fmt: skip
+    printed = finish_search(process, minutes=15.0)
+    assert process.returncode == 0, printed[-3000:]
     return "searched"
 
 
@@ -69,11 +71,10 @@ def searched(folder: Path, uri: str) -> str:
 )
 def sent(request, server, tmp_path_factory) -> tuple[str, str]:
     """A study in MLflow, made up or really searched: the server's URL and the experiment's id."""
-    kept: list[str] = []
-    worker = threading.Thread(target=lambda: kept.append(request.param(tmp_path_factory.mktemp("study"), server)))
-    worker.start()
-    worker.join()
-    experiment = MlflowClient(server).get_experiment_by_name(kept[0])
+    before = mlflow.get_tracking_uri()
+    name = request.param(tmp_path_factory.mktemp("study"), server)
+    mlflow.set_tracking_uri(before)
+    experiment = MlflowClient(server).get_experiment_by_name(name)
     assert experiment is not None
     return server, str(experiment.experiment_id)
 
