@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.search import Searcher
 
 from datasets.cluster import is_in_this_process
@@ -193,6 +194,7 @@ def run_fold_jobs(jobs: FoldJobs, workers: Workers, concurrency: int) -> None:
         return
     trainable = tune.with_parameters(run_job, workers=workers)
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the other output prints tables at any verbosity
+    _keep_keys_out_of_ray_s_logs()
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # each error of a job, whole; they stand in its files
     clock = JobClock(jobs.timeout_s, jobs.on_start, jobs.on_end, MAX_FAILURES)
     tuner = tune.Tuner(
@@ -228,6 +230,15 @@ def _run_here(jobs: FoldJobs, workers: Workers) -> None:
         jobs.on_start(job)
         jobs.commit(run_fold_job(job, workers))
         jobs.on_end(job)
+
+
+def _keep_keys_out_of_ray_s_logs() -> None:
+    """Keep Tune from handing its actors the driver's AWS keys in their runtime environment, which Ray writes to logs.
+
+    They need none: a local Ray inherits the environment, and on a cluster every node has keys of its own.
+    """
+    names = [name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")]
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(names)
 
 
 def run_job(config: dict[str, Any], workers: Workers) -> None:
