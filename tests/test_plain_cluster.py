@@ -15,7 +15,11 @@ from deploy.stack.processes import command_line
 SCRIPT = ROOT / "deploy" / "ray-cluster.sh"
 SHELL_SCRIPTS = (*sorted((ROOT / "deploy").rglob("*.sh")), ROOT / "deploy" / "slurm.sbatch", ROOT / ".ci" / "run")
 SHELLCHECK = Path(sys.executable).with_name("shellcheck")
-JOB = "import os, ray; ray.init(); print('nodes', len(ray.nodes()), 'word', os.environ['EEG2FMRI_STUDY'])"
+JOB = (
+    "import os, ray, sys; ray.init(); "
+    "print('nodes', len(ray.nodes()), 'study', os.environ['EEG2FMRI_STUDY'], 'word', sys.argv[1])"
+)
+WORD = "$EEG2FMRI_STUDY; echo done by a shell & 'x'"
 
 
 def script(settings: dict[str, str], *words: str, seconds: float = 280) -> "subprocess.CompletedProcess[str]":
@@ -78,14 +82,14 @@ def test_a_head_and_a_worker_run_a_job_and_each_ends_what_it_started(machines, t
     joined = script(worker, "worker", address)
     assert joined.returncode == 0, joined.stderr
 
-    job = script(head, "submit", "python", "-c", JOB)
+    job = script(head, "submit", "python", "-c", JOB, WORD)
     assert job.returncode == 0, job.stdout + job.stderr
-    assert "nodes 2 word from-the-head" in job.stdout
+    assert f"nodes 2 study from-the-head word {WORD}\n" in job.stdout  # as it was given
     assert not [text for text in processes_of(head) if token.read_text() in text]
     assert script(head, "head").returncode == 2  # it runs already
 
     assert script(worker, "stop").stdout == "stopped\n"
-    assert "nodes" in script(head, "submit", "python", "-c", JOB).stdout  # the head was spared
+    assert "nodes" in script(head, "submit", "python", "-c", JOB, WORD).stdout  # the head was spared
     assert script(head, "stop").stdout == "stopped\n"
     assert processes_of(head) == []
     assert script(head, "stop").stdout == "nothing ran\n"

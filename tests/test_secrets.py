@@ -21,6 +21,7 @@ from datasets.retries import Patience
 from datasets.storage import open_storage
 from deploy.stack.object_store import WEED
 from deploy.stack.postgresql import programs
+from deploy.stack.ray_nodes import LOOPBACK_ONLY
 from deploy.stack.stack import RUNS, STUDIES, Stack, StackSettings
 
 QUICK = (
@@ -44,7 +45,6 @@ def stack() -> Iterator[Stack]:
     folder = Path(tempfile.mkdtemp(prefix="stack-"))  # pytest's own folders are closed to PostgreSQL's account
     folder.chmod(0o755)
     running = Stack(StackSettings(folder=folder))
-    running.ray.ip = None  # as drivers outside of jobs expect
     try:
         running.start()
         write_small_study(with_keys(running, "shards"), volumes=40)
@@ -107,6 +107,7 @@ def test_a_search_on_a_cluster_with_all_credentials_in_the_environment_leaves_an
         "EEG2FMRI_TRACKING": stack.mlflow.uri,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": stack.secrets()["ray"],
+        **LOOPBACK_ONLY,
         **store.keys(),
         **stack.mlflow.credentials(),
     }
@@ -115,6 +116,7 @@ def test_a_search_on_a_cluster_with_all_credentials_in_the_environment_leaves_an
     assert stack.ray.process is not None
     places = {"what it printed": output.encode(), "command lines": "\n".join(seen.command_lines).encode()}
     assert leaks(stack, {**places, **left_behind(stack, tmp_path / "home", stack.ray.temporary)}) == []
+    assert seen.beyond_loopback() == []
 
 
 def left_behind(stack: Stack, *folders: Path) -> dict[str, bytes]:

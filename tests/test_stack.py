@@ -1,13 +1,16 @@
 """The local stack: its servers are known again by a later command, keep their secrets, and are ended alone."""
 
+import os
 import subprocess
 import sys
 
 import pytest
+from watching import Watched, look
 
 from datasets.errors import BadInput
 from deploy.stack.object_store import WEED
 from deploy.stack.processes import Identity, end, identity_of, with_descendants
+from deploy.stack.ray_nodes import LOOPBACK_ONLY
 from deploy.stack.server import Server
 from deploy.stack.stack import Stack, StackSettings
 
@@ -68,6 +71,47 @@ def test_a_later_command_knows_and_stops_what_an_earlier_one_started(tmp_path, m
     assert later.stop() == ["object-store"]
     assert later.stop() == []
     earlier.object_store.kill()  # only its own parent can take note of its end
+
+
+@pytest.mark.parametrize(("nodes", "is_alone"), [(0, True), (2, False)])
+def test_ray_stays_on_loopback_unless_nodes_are_to_join_and_jobs_and_drivers_know_it(tmp_path, nodes, is_alone):
+    stack = Stack(StackSettings(folder=tmp_path / "stack", nodes=nodes))
+    wanted = LOOPBACK_ONLY if is_alone else {}
+    for environment in (stack.environment(), stack.ray.environment()):
+        assert {name: value for name, value in environment.items() if name in LOOPBACK_ONLY} == wanted
+    assert stack.ray.address == ""
+    stack.ray.folder.mkdir()
+    stack.ray.log.write_text("Ray runtime started.")
+    assert stack.ray.address == (f"127.0.0.1:{stack.ray.ports['gcs']}" if is_alone else "")
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_a_ray_without_further_nodes_takes_jobs_and_drivers_and_is_reached_by_this_machine_alone(tmp_path):
+    stack = Stack(StackSettings(folder=tmp_path / "stack"))
+    program = "import ray; ray.init({}); print('seven', ray.get(ray.remote(lambda: 7).remote()))"
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "EEG2FMRI_"))}
+    try:
+        stack.ray.start()
+        for words in (
+            ["-m", "ray.scripts.scripts", "job", "submit", "--", "python", "-c", program.format("")],
+            ["-c", program.format(repr(stack.ray.address))],
+        ):
+            done = subprocess.run(
+                [sys.executable, *words],
+                env={**own, **stack.environment()},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert "seven 7\n" in done.stdout, done.stdout + done.stderr
+        seen = Watched()
+        assert stack.ray.process is not None
+        look(stack.ray.process.pid, seen)
+    finally:
+        stack.ray.stop()
+    assert any("gcs_server" in line for _, line in seen.listeners)
+    assert seen.beyond_loopback() == []
 
 
 def test_secrets_are_readable_to_their_owner_alone_and_stand_in_no_command_line_or_url(tmp_path):

@@ -15,13 +15,16 @@ from deploy.stack.ports import LOOPBACK, free_ports
 from deploy.stack.server import Server
 
 OBJECT_STORE_BYTES = 80 * 1024**2  # the least that Ray takes is 75 MiB
+LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Without it Ray listens on every interface, whatever address it is told; with it no further node can join."""
 PORTS = ("gcs", "client", "dashboard", "agent", "metrics")
 
 
 class RayHead(Server):
     """``ray start --head``; each start is a new cluster.
 
-    With ``ip`` None it listens on the machine's own address, as drivers outside of jobs expect.
+    With ``ip`` None it is known by the machine's own address, as drivers outside of jobs expect.  It listens on every
+    interface, unless ``is_alone``: then on loopback, and no node can join.
     """
 
     name = "ray-head"
@@ -39,10 +42,12 @@ class RayHead(Server):
         temporary: Path | None = None,
         python: str | Path = sys.executable,
         has_dashboard: bool = True,
+        is_alone: bool = False,
     ) -> None:
         super().__init__(folder)
         self.ports, self.cpus, self.ip = dict(ports), cpus, ip
         self.python, self.has_dashboard = Path(python), has_dashboard
+        self.is_alone = is_alone
         self.token_file = folder / "token"
         self._token, self._needs = token, dict(needs or {})
         # Ray's sockets need a short path.
@@ -61,12 +66,16 @@ class RayHead(Server):
     @property
     def address(self) -> str:
         """Where drivers and further nodes find the cluster; "" where it has not started."""
-        found = re.findall(r"--address='([\d.]+:\d+)'", self.log.read_text()) if self.log.exists() else []
+        text = self.log.read_text() if self.log.exists() else ""
+        if self.is_alone:  # then Ray tells no address: nobody is to join
+            return f"{LOOPBACK}:{self.ports['gcs']}" if "Ray runtime started" in text else ""
+        found = re.findall(r"--address='([\d.]+:\d+)'", text)
         return found[-1] if found else ""
 
     def authentication(self) -> dict[str, str]:
         """Return what head, nodes, drivers and submitters must set alike."""
-        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_file)}
+        reach = LOOPBACK_ONLY if self.is_alone else {}
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_file), **reach}
 
     def make(self) -> None:
         """Write the token, readable to its owner alone."""

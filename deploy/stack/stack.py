@@ -1,6 +1,7 @@
 """The whole platform's services on one machine: object storage, PostgreSQL and MLflow on loopback, and Ray.
 
-Ray 2.60 replaces 127.0.0.1 by the machine's own address: its control plane listens there, and asks for the token.
+With further Ray nodes Ray 2.60 replaces 127.0.0.1 by the machine's own address: it listens on every interface then, and
+asks for the token.
 
 Takes a folder, which keeps ports, secrets, process ids and everything that the services hold; gives their addresses and
 the environment in which ``ray job submit -- python -m platform.search transformer`` needs no option.
@@ -65,6 +66,8 @@ class Stack:
         )
         self.postgresql = self._postgresql(ports["postgresql"], words["postgresql"])
         self.mlflow = self._mlflow(ports["mlflow"], words["mlflow"])
+        known = self._known()
+        num_nodes = max(settings.nodes, sum(name.startswith("ray-node-") for name in known))
         self.ray = RayHead(
             self.folder / "ray",
             ports={name: ports[f"ray.{name}"] for name in ray_nodes.PORTS},
@@ -73,9 +76,8 @@ class Stack:
             ip="127.0.0.1",
             needs=self.job_environment(),
             temporary=Path(f"/tmp/ray-{ports['ray.gcs']}"),
+            is_alone=num_nodes == 0,
         )
-        known = self._known()
-        num_nodes = max(settings.nodes, sum(name.startswith("ray-node-") for name in known))
         self.nodes = [
             RayWorkerNode(self.folder / f"ray-node-{number}", head=self.ray, number=number)
             for number in range(1, num_nodes + 1)
