@@ -90,7 +90,7 @@ head_node() {
 the head runs at $address; jobs are submitted at http://127.0.0.1:$dashboard_port, on this machine only
 on each worker, in the same environment:
 
-    scp $HOSTNAME:$state/token $state/token
+    mkdir -p $state && scp $HOSTNAME:$state/token $state/token
     $0 worker $address
 
 to submit from a shell of this machine:
