@@ -264,6 +264,7 @@ def test_every_container_gets_what_it_asks_for_and_may_not_be_root(folder):
         assert context["runAsUser"] > 0, name
         assert context["seccompProfile"] == {"type": "RuntimeDefault"}, name
         assert template["spec"]["priorityClassName"].startswith("eeg2fmri-"), name
+        assert template["spec"]["enableServiceLinks"] is False, name  # else MLFLOW_PORT and the like are set
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
