@@ -1,19 +1,19 @@
 """A cluster of two real Ray nodes: what lies on one node's disk is refused before anything is written."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import ray
 from ray.cluster_utils import Cluster
-from searching import ROOT, environment
+from searching import ROOT, environment, stop_after_fold_jobs
 from small_study import write_small_study
 
 from conftest import free_ports
@@ -200,18 +200,21 @@ def head_without_work() -> Iterator[Cluster]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_search_on_a_cluster_that_is_still_to_grow_waits_for_its_first_node(head_without_work, tmp_path):
     shards = str(write_small_study(tmp_path / "shards", subjects=4, volumes=40))
-    arguments = ("--shards", shards, "--ray-address", head_without_work.address, "--shared-disk", *QUICK_SEARCH)
-    home = tmp_path / "home"
-    with ThreadPoolExecutor(max_workers=1) as elsewhere:
-        search = elsewhere.submit(run_search, home, *arguments, seconds=280, EEG2FMRI_CLUSTER_CPUS="2")
-        time.sleep(20)
-        assert not search.done()
-        head_without_work.add_node(num_cpus=2, object_store_memory=OBJECT_STORE_BYTES)
-        done = search.result()
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "best configuration" in done.stdout
+    where = ("--shards", shards, "--ray-address", head_without_work.address, "--shared-disk")
+    search = subprocess.Popen(
+        [sys.executable, "-m", "platform.search", "transformer", *where, *QUICK_SEARCH],
+        cwd=ROOT, env={**environment(tmp_path / "home"), "EEG2FMRI_CLUSTER_CPUS": "2"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    time.sleep(10)
+    assert search.poll() is None
+    head_without_work.add_node(num_cpus=2, object_store_memory=OBJECT_STORE_BYTES)
+    printed = stop_after_fold_jobs(search, 1, signal.SIGKILL, group=True)
+    assert "decoded 4 of 4 subjects" in printed
+    assert "fold job 1:" in printed
 
 
 def _refusing(number: int) -> int:
