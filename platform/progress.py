@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -323,7 +324,7 @@ def showing(how: str, standing: Standing) -> Iterator[Progress]:
     """Return a context in which the progress of a search is shown.
 
     Args:
-        how: one of ``PROGRESS``; ``auto`` is the table on a terminal and in Jupyter, else plain lines.
+        how: one of ``PROGRESS``; ``auto`` is the table on a terminal and, with ipywidgets, in Jupyter; else lines.
         standing: where the search stands as it begins.
     """
     console = Console(stderr=True)
@@ -376,7 +377,9 @@ def _lines(*, is_json: bool) -> Iterator[None]:
 
 
 def _is_watched(console: Console) -> bool:
-    return console.is_jupyter or (sys.stderr.isatty() and os.environ.get("TERM") not in ("", "dumb", None))
+    if console.is_jupyter:
+        return find_spec("ipywidgets") is not None  # without it rich draws nothing there but warnings
+    return sys.stderr.isatty() and os.environ.get("TERM") not in ("", "dumb", None)
 
 
 def _clock(seconds: float) -> str:

@@ -15,13 +15,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from platform import progress as progress_module
 from platform.folds import Fold
 from platform.job import Job
 from platform.ledger import FoldRecord, LedgerTrial
 from platform.products import DataSettings
 from platform.progress import (
+    PlainProgress,
     RunningJob,
     Standing,
+    TableProgress,
     best_rows,
     counts_line,
     failure_line,
@@ -235,6 +238,15 @@ def test_where_nobody_watches_progress_is_plain(caplog):
     caplog.set_level(logging.INFO)
     follow_a_search("auto")
     assert caplog.messages[0].startswith("fold job 1:")
+
+
+@pytest.mark.parametrize(("widgets", "kind"), [(None, PlainProgress), (object(), TableProgress)], ids=["no", "yes"])
+def test_in_jupyter_the_table_is_drawn_where_ipywidgets_is_and_lines_are_written_where_not(monkeypatch, widgets, kind):
+    monkeypatch.setattr(progress_module, "Console", lambda **_: Console(file=io.StringIO(), force_jupyter=True))
+    monkeypatch.setattr(progress_module, "find_spec", lambda name: widgets if name == "ipywidgets" else None)
+    monkeypatch.setattr(progress_module, "_live", lambda progress, console: contextlib.nullcontext())
+    with showing("auto", standing()) as progress:
+        assert type(progress) is kind
 
 
 def test_a_job_that_ends_runs_no_more_and_its_repeat_goes_on():
