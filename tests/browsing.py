@@ -6,7 +6,6 @@ Takes the Chromium of this machine; gives a page to look at, and a list of what 
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,10 +56,3 @@ def complaints_of(page: Any, forgiven: tuple[str, ...]) -> list[str]:  # noqa: A
 def is_drawn(image: Any) -> bool:  # noqa: ANN401 - playwright's
     """Tell whether an image is there to be seen: loaded, and larger than a dot."""
     return bool(image.evaluate("each => each.complete && each.naturalWidth > 100 && each.clientWidth > 100"))
-
-
-def chromium_here() -> Path:
-    """Return where Chromium is; skip where it is not."""
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium here")
-    return Path(CHROMIUM)

@@ -8,13 +8,13 @@ import json
 import os
 import re
 import runpy
-import shutil
 import statistics
 import subprocess
 from pathlib import Path
 
 import plotly.graph_objects
 import pytest
+from browsing import CHROMIUM, QUIET, browser
 
 from datasets.command_line import run_command
 from datasets.errors import BadInput
@@ -27,7 +27,6 @@ from platform.report_pages.studied import FOLD_SUBJECTS
 from platform.samplers import Proposal
 from platform.verdict import WORDS
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 AXE = os.environ.get("AXE_CORE", "")
 NUM_FOLDS = 4
 VALIDATION = {0: (0.11, 0.12, 0.16, 0.14), 1: (0.31, 0.33, 0.36, 0.34)}
@@ -332,6 +331,12 @@ addEventListener("load", async () => {
 </script></body>"""
 
 
+WIDTHS_AFTER = """event => {
+  if (event !== "load") dispatchEvent(new Event(event));
+  return [...document.querySelectorAll(".chart .main-svg:first-child")].map((each) => each.clientWidth);
+}"""
+
+
 def probed(folder, page: str, *, width: int = 1280, script: str = "") -> dict:
     """Return what a browser finds on a page: scripts that only the test adds ask it."""
     if CHROMIUM is None:
@@ -340,8 +345,7 @@ def probed(folder, page: str, *, width: int = 1280, script: str = "") -> dict:
     before, body, after = page.partition("<body>")
     path.write_text((before + body + PROBE + after).replace("</body></html>", f"<script>{script}</script>{ASK}</html>"))
     command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync", f"--user-data-dir={folder / 'profile'}",
+        CHROMIUM, "--headless", *QUIET, f"--user-data-dir={folder / 'profile'}",
         "--virtual-time-budget=25000", f"--window-size={width},1000", "--dump-dom", path.as_uri(),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -355,6 +359,20 @@ def test_a_browser_draws_every_figure_without_an_error_or_a_request(page, tmp_pa
     found = probed(tmp_path, page, width=width)
     assert found["errors"] == [] and found["wide"] is False
     assert len(found["drawn"]) == len(figures(page)) and min(found["drawn"]) > width / 3
+
+
+@pytest.mark.browser
+def test_figures_fit_onto_paper_and_fill_the_screen_again(page, tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text(page)
+    with browser(width=1280) as (shown, complaints):
+        shown.goto(path.as_uri())
+        shown.locator("#figure-course .main-svg").first.wait_for()
+        widths = [shown.evaluate(WIDTHS_AFTER, event) for event in ("load", "beforeprint", "afterprint")]
+    assert len(widths[0]) == len(figures(page)) and min(widths[0]) > 900
+    assert set(widths[1]) == {680}
+    assert widths[2] == widths[0]
+    assert complaints == []
 
 
 @pytest.mark.browser

@@ -16,6 +16,7 @@ from datasets.quality.markup import Markup, element
 from platform.report_pages.charts import Chart
 from platform.report_pages.style import STYLE
 
+# A sheet of A4 or Letter is 680 pixels wide between its margins; a browser tells the page too late to measure it.
 DRAW = """
 const drawn = JSON.parse(document.getElementById("figures").textContent);
 const still = matchMedia("(max-width: 600px)").matches;
@@ -23,9 +24,9 @@ for (const [id, figure] of Object.entries(drawn)) {
   const layout = still ? {...figure.layout, dragmode: false} : figure.layout;
   Plotly.newPlot(id, figure.data, layout, {displayModeBar: false, responsive: true, scrollZoom: false});
 }
-const resize = () => Object.keys(drawn).forEach((id) => Plotly.Plots.resize(id));
-addEventListener("beforeprint", resize);
-addEventListener("afterprint", resize);
+const resize = (width) => Object.keys(drawn).forEach((id) => Plotly.relayout(id, {width, autosize: width === null}));
+addEventListener("beforeprint", () => resize(680));
+addEventListener("afterprint", () => resize(null));
 """
 
 
