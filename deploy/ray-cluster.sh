@@ -63,14 +63,13 @@ start() {
     local pid=$!
     echo "$pid $(started "$pid")" >"$state/process"
     local deadline=$((SECONDS + start_seconds))
-    until grep -q 'Ray runtime started' "$state/log"; do
-        if ! is_running || ((SECONDS > deadline)); then
-            tail -n 20 "$state/log" >&2
-            stop >/dev/null
-            fail "Ray did not start; its last words stand above"
-        fi
-        sleep 0.2
-    done
+    until grep -q 'Ray runtime started' "$state/log" || ! is_running || ((SECONDS > deadline)); do sleep 0.2; done
+    sleep 2 # Ray first looks at its own processes a second after it says so
+    if ! is_running || ! grep -q 'Ray runtime started' "$state/log"; then
+        tail -n 20 "$state/log" >&2
+        stop >/dev/null
+        fail "Ray did not start; its last words stand above"
+    fi
 }
 
 authenticate() {

@@ -23,7 +23,7 @@ class MLflowServer(Server):
     """``mlflow server`` with basic authentication; artifacts pass through it, so clients need no keys for them."""
 
     name = "mlflow"
-    start_seconds = 120.0
+    start_seconds = 300.0  # 7 s on a quiet machine
 
     def __init__(
         self,
