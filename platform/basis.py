@@ -68,7 +68,7 @@ def principal_components_by_passes(
         weighted: the voxels of each that count, (volumes, G).
         rank: patterns wanted.
     """
-    num_volumes, num_counting = sum(map(len, weighted)), weighted[0].shape[1]
+    num_volumes, num_counting = sum(map(len, runs)), weighted[0].shape[1]
     rank = min(rank, num_volumes - 1, num_counting)
     width = min(rank + SPARE_PATTERNS, num_volumes, num_counting)
     basis_GK = np.linalg.qr(np.random.default_rng(0).standard_normal((num_counting, width)))[0]

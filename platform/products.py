@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import pyarrow.compute as pc
@@ -370,10 +370,10 @@ def _by_responsive_variance(
     data: StudyData, training: Sequence[str], weights_V: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     runs = _volumes(data, training)
-    weighted = _weighted(runs, weights_V)
+    weighted = WeightedRuns(runs=runs, weights_V=weights_V)
     if not data.has_gram:
         return principal_components_by_passes(runs, weighted, MAX_RANK)
-    return principal_components(gram_matrix(weighted), runs, MAX_RANK)
+    return principal_components(gram_matrix(list(weighted)), runs, MAX_RANK)
 
 
 def _by_reduced_rank(
@@ -381,10 +381,10 @@ def _by_reduced_rank(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     runs = _volumes(data, training)
     features_NP = np.concatenate([features for subject in training for features in data.band_power(subject)])
-    weighted = _weighted(runs, weights_V)
+    weighted = WeightedRuns(runs=runs, weights_V=weights_V)
     if not data.has_gram:
         return reduced_rank_by_passes(runs, weighted, features_NP, MAX_RANK)
-    return reduced_rank(gram_matrix(weighted), features_NP, runs, MAX_RANK)
+    return reduced_rank(gram_matrix(list(weighted)), features_NP, runs, MAX_RANK)
 
 
 def _by_parcel(
@@ -411,11 +411,38 @@ def _volumes(data: StudyData, subjects: Sequence[str]) -> list[NDArray[np.float1
     return [run.targets for run in data.runs_of(subjects)]
 
 
-def _weighted(runs: Sequence[NDArray[np.float16]], weights_V: NDArray[np.float32]) -> list[NDArray[np.float16]]:
-    """Return the voxels that weigh, each times the root of its weight, so that inner products count them by weight."""
-    voxels = np.flatnonzero(weights_V)
-    size_G = np.sqrt(weights_V[voxels] / weights_V[voxels].mean())
-    return [(run[:, voxels] * size_G).astype(np.float16) for run in runs]
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WeightedRuns(Sequence[NDArray[np.float16]]):
+    """The voxels that weigh, each times the root of its weight, so that inner products count them by weight.
+
+    Each run is made when it is asked for: all of them need not fit into memory.
+    """
+
+    runs: Sequence[NDArray[np.float16]]
+    weights_V: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    @overload
+    def __getitem__(self, number: int) -> NDArray[np.float16]: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> "WeightedRuns": ...
+
+    def __getitem__(self, number: int | slice) -> "NDArray[np.float16] | WeightedRuns":
+        """Return one run's volumes in these voxels."""
+        if isinstance(number, slice):
+            return replace(self, runs=self.runs[number])
+        return (self.runs[number][:, self._voxels] * self._sizes).astype(np.float16)
+
+    @cached_property
+    def _voxels(self) -> NDArray[np.int64]:
+        return np.flatnonzero(self.weights_V)
+
+    @cached_property
+    def _sizes(self) -> NDArray[np.float32]:
+        return np.sqrt(self.weights_V[self._voxels] / self.weights_V[self._voxels].mean())
 
 
 def output_weights(products: TrainingProducts, *, has_basis: bool) -> NDArray[np.float32]:

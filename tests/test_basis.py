@@ -14,7 +14,7 @@ from platform.basis import (
     reduced_rank,
     reduced_rank_by_passes,
 )
-from platform.products import DataSettings, StudyData, TrainingProducts, rank_limited
+from platform.products import DataSettings, StudyData, TrainingProducts, WeightedRuns, rank_limited
 
 LENGTHS, V = (20, 35, 1, 14), 90
 
@@ -227,6 +227,15 @@ def test_reduced_rank_by_passes_is_that_of_the_gram_matrix(predicted, rank):
     sign_K = np.sign(np.sum(patterns_KV * expected_KV, axis=1))
     np.testing.assert_allclose(patterns_KV * sign_K[:, None], expected_KV, atol=1e-3)
     np.testing.assert_allclose(weights_NK * sign_K, expected_NK, rtol=1e-3, atol=0.05)
+
+
+def test_runs_are_weighted_when_they_are_asked_for_so_that_inner_products_count_by_weight(runs):
+    weights_V = np.where(np.arange(V) % 3 == 0, 1.0 + np.arange(V), 0).astype(np.float32)
+    weighted = WeightedRuns(runs=runs, weights_V=weights_V)
+    assert len(weighted) == len(weighted[:]) == len(runs)
+    assert weighted[1] is not weighted[1]
+    expected = (stacked(runs) * weights_V) @ stacked(runs).T * np.count_nonzero(weights_V) / weights_V.sum()
+    np.testing.assert_allclose(gram_matrix(list(weighted)), expected, rtol=2e-2, atol=1)
 
 
 @pytest.mark.parametrize("output", ["variance", "responsive", "reduced_rank"])
