@@ -22,7 +22,7 @@ from datasets.errors import BadInput
 from platform.baselines import BASELINES, BaselineRun, score_fitted
 from platform.brain_maps import brain_maps, keep_brain_maps, maps_name
 from platform.calibration import CALIBRATIONS, CURVE_MINUTES, Timing, parts_of
-from platform.data_jobs import baseline_runs
+from platform.data_jobs import TrainingRuns, baseline_runs
 from platform.fold_models import FoldModel, exported, keep_fold_model
 from platform.folds import Fold
 from platform.image_scores import SubjectImage, image_scores
@@ -297,7 +297,7 @@ def scored_subjects(data: StudyData, fold: Fold, names: Sequence[str]) -> Scored
     """Fit baselines on a fold's training subjects, over the voxels that weigh, and predict the scored subjects."""
     weights_V = data.training_products(fold.training).weights_V
     voxels = np.flatnonzero(weights_V)
-    training = [run for subject in fold.training for run in baseline_runs(data, subject, voxels)]
+    training = TrainingRuns(data=data, fold=fold, voxels=voxels).kept_if_they_fit()
     runs = {subject: baseline_runs(data, subject, voxels) for subject in (*fold.validation, fold.test)}
     chosen: dict[str, int] = {}
     predictions = {}
