@@ -1,5 +1,5 @@
-# Source this: `. deploy/kubernetes/connect.sh` (bash or zsh).  Waits for the services of the namespace eeg2fmri, opens Ray's jobs
-# and MLflow on loopback through kubectl, and exports where they are and the secrets that they ask for.
+# Source this: `. deploy/kubernetes/connect.sh` (bash or zsh).  Waits for the services of the namespace eeg2fmri, opens
+# Ray's jobs and MLflow on loopback through kubectl, and exports where they are and the secrets that they ask for.
 #
 # The doors close with the shell, or by: kill $EEG2FMRI_DOORS
 
