@@ -39,8 +39,9 @@ def prune_jobs(storage: Storage, before_s: float) -> tuple[int, int]:
     ]
     for file in over:
         storage.remove(file.path[len(storage.root) + 1 :])
-    if storage.is_local:
-        _remove_empty_folders(Path(storage.root))
+    if storage.is_local:  # elsewhere folders are but names
+        for folder in {file.path[len(storage.root) + 1 :].partition("/")[0] for file in over} - {SNAPSHOTS}:
+            shutil.rmtree(storage.path(folder))
     return len(over), sum(file.size for file in over)
 
 
@@ -74,13 +75,6 @@ def prune_cache(folder: str, before_s: float) -> tuple[int, int]:
             continue
         num_files, num_bytes = num_files + 1, num_bytes + found.st_size
     return num_files, num_bytes
-
-
-def _remove_empty_folders(root: Path) -> None:
-    """Remove folders of runs that hold no file any more."""
-    for folder in root.glob("*"):
-        if OF_A_RUN.fullmatch(folder.name) and not any(path.is_file() for path in folder.rglob("*")):
-            shutil.rmtree(folder)
 
 
 def _is_of_a_job(name: str) -> bool:

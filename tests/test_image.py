@@ -148,13 +148,13 @@ for attempt in 1 2 3; do
         --ray-client-server-port={client} --metrics-export-port={metrics} --object-store-memory=80000000 >&2 && break
 done
 export RAY_ADDRESS=http://127.0.0.1:{dashboard}
-for attempt in 1 2 3 4 5 6; do  # the node's agent, which takes jobs, comes a little later
-    ray job submit -- python -m platform.search --help && break
-    sleep 10
-done
-python -c "
+for attempt in 1 2 3 4 5 6 7 8 9; do  # the node's agent, which takes jobs, comes a little later
+    ray job submit -- python -m platform.search --help && exec python -c "
 import sys; sys.path.insert(0, '/opt/eeg2fmri/bin')
 import healthy; print('healthy', healthy.answers('http://127.0.0.1:{agent}/api/local_raylet_healthz'))"
+    sleep 10
+done
+exit 1
 """
 
 

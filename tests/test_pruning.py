@@ -48,9 +48,12 @@ def files_in(folder: Path) -> set[str]:
 
 def test_only_files_of_jobs_that_wrote_nothing_for_long_are_deleted(tmp_path):
     folder = written(tmp_path, JOBS)
+    begun = folder / "trial-0002-fold-0000-1780000000000000002"  # so far without a file
+    begun.mkdir()
     assert prune_jobs(open_storage(str(folder)), NOW - 86_400) == (3, 15)
     assert files_in(folder) == JOBS.keys() - OVER
     assert not (folder / OLD_RUN).exists()
+    assert begun.exists()
 
 
 def test_a_storage_that_is_not_there_yet_has_nothing_to_prune(tmp_path):
