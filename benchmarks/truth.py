@@ -185,10 +185,12 @@ def luck_share(is_training_FS: Array) -> float:
     return float(1 / (num_training + 1) / between)
 
 
-def luck_of(rng: np.random.Generator, share: float, own: float, num_subjects: int) -> Array:
+def luck_of(
+    rng: np.random.Generator, share: float, own: float, num_subjects: int, num_trials: int = NUM_TRIALS
+) -> Array:
     """Return what training on each subject adds, common to all trials, and each trial's own: a fold's is the mean."""
     size = math.sqrt(share * (num_subjects - NOT_TRAINING))
-    return rng.normal(0, size, num_subjects) + own * rng.normal(0, size, (NUM_TRIALS, num_subjects))
+    return rng.normal(0, size, num_subjects) + own * rng.normal(0, size, (num_trials, num_subjects))
 
 
 def fold_scores(validation_TS: Array) -> Array:
@@ -218,12 +220,13 @@ def _row(what: str, name: str, studies: Sequence[Study], *, is_none: bool) -> Ro
     true, here = (np.array([getattr(each, of) for each in studies]) for of in ("true", "here"))
     means, lows, highs = (np.array([getattr(each, of) for each in said]) for of in ("mean", "low", "high"))
     error = float(np.std(means - true, ddof=1)) / math.sqrt(len(said))
+    covered, covered_here = (float(np.mean((lows <= of) & (of <= highs))) for of in (true, here))
     claims = f"; above 0 in {np.mean(lows > 0):.1%}" if is_none else ""
     return Row(
         benchmark="truth",
         what=what,
         value=f"bias {np.mean(means - true):+.3f} +- {error:.3f}, as trained here {np.mean(means - here):+.3f}",
-        ratio=f"interval covers {np.mean((lows <= true) & (true <= highs)):.1%}{claims}",
+        ratio=f"interval covers {covered:.1%}, as trained here {covered_here:.1%}{claims}",
     )
 
 

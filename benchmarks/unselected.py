@@ -13,7 +13,6 @@ import numpy as np
 
 from benchmarks.truth import (
     NONE,
-    NUM_TRIALS,
     OF_JOB,
     RULES,
     Array,
@@ -31,6 +30,8 @@ from platform.selection import cross_selected
 from platform.statistics import LOCKED_AWAY, NESTED, estimate
 
 NUM_SUBJECTS, NUM_LOCKED_AWAY, NUM_EPOCHS, IN_PAIR = 12, 4, 3, 2
+IN_NESTED = 20
+"""Trials of a study on pairs: each runs on 66 of them."""
 _NESTED, _LOCKED = 11, 12
 """Keep these draws apart from those of ``benchmarks.truth``."""
 
@@ -40,7 +41,7 @@ def nested(seed: int, level: str, luck: str) -> Study:
     rng = np.random.default_rng([_NESTED, seed, len(level), len(luck)])
     names = [f"sub-{number:02d}" for number in range(NUM_SUBJECTS)]
     folds = leave_two_subjects_out(names, seed)
-    true_T = rng.normal(0, 0 if level == NONE else 1, NUM_TRIALS)
+    true_T = rng.normal(0, 0 if level == NONE else 1, IN_NESTED)
     luck_TF, curves_TFPE = _curves(rng, level, luck, folds, true_T)
     trials = [_trial(number, curves_FPE) for number, curves_FPE in enumerate(curves_TFPE.tolist())]
     winner = max(trials, key=lambda trial: math.fsum(trial.scores.values())).number
@@ -82,9 +83,9 @@ def _curves(rng: np.random.Generator, level: str, luck: str, folds: list[Fold], 
     is_training_FS = np.array([[1.0 * (name in fold.training) for name in names] for fold in folds])
     share = luck_share(is_training_FS)
     lasting, passing = (noise * math.sqrt((1 - own * share) * part) for part in (1 - OF_JOB, OF_JOB))
-    own_TS = rng.normal(0, lasting, (NUM_TRIALS, len(names)))
+    own_TS = rng.normal(0, lasting, (IN_NESTED, len(names)))
     of_subject_S = rng.normal(0, math.sqrt(1 - share), len(names))
-    luck_TF = luck_of(rng, share, noise * own, len(names)) @ is_training_FS.T / is_training_FS.sum(axis=1)
+    luck_TF = luck_of(rng, share, noise * own, len(names), IN_NESTED) @ is_training_FS.T / is_training_FS.sum(axis=1)
     scores_TS = true_T[:, None] + of_subject_S + own_TS
     scores_TFP = scores_TS[:, pairs_FP] + luck_TF[:, :, None]
     return luck_TF, scores_TFP[..., None] + rng.normal(0, passing, (*scores_TFP.shape, NUM_EPOCHS))
@@ -104,4 +105,4 @@ def _trial(number: int, curves_FPE: list[list[list[float]]]) -> LedgerTrial:
 
 
 STUDIES = {"pairs of subjects": nested, "4 locked away": locked_away}
-"""Both play 40 trials on 12 subjects in folds."""
+"""Both play on 12 subjects in folds."""
