@@ -233,6 +233,7 @@ def _volumes(image: nibabel.Nifti1Image) -> tuple[Series, Mask]:
     is_finite = np.isfinite(volumes.sum(axis=3))
     if not is_finite.all():
         logger.warning("%d voxels of the BOLD image are not finite and count as not covered", (~is_finite).sum())
+        volumes = np.where(is_finite[..., np.newaxis], volumes, 0)
     return np.asarray(volumes, dtype=np.float32), is_finite & volumes.any(axis=3)
 
 

@@ -273,4 +273,5 @@ def _cut(image: nibabel.Nifti1Image, num_volumes: int) -> nibabel.Nifti1Image:
 
 def _mean_image(image: nibabel.Nifti1Image) -> nibabel.Nifti1Image:
     volumes = image.get_fdata(dtype=np.float32, caching="unchanged")
-    return nibabel.Nifti1Image(volumes.mean(axis=3, dtype=np.float32), image.affine)
+    mean = np.nan_to_num(volumes.mean(axis=3, dtype=np.float32), posinf=0.0, neginf=0.0)
+    return nibabel.Nifti1Image(mean, image.affine)

@@ -200,6 +200,12 @@ def late_event(run: Run) -> None:
     conditions.write_text(conditions.read_text() + "9999\t0.2\t1\n")
 
 
+def infinite_voxel(run: Run) -> None:
+    volumes = run.volumes.astype(np.float32)
+    volumes[9, 11, 9, 3] = np.inf
+    write_bold(run.bold, volumes)
+
+
 REFUSED: dict[str, tuple[Callable[[Run], object], str]] = {
     "a truncated image": (lambda run: cut_bytes(run.bold, 0.5), "cannot read the BOLD"),
     "an image with a flipped bit": (bit_flipped, "CRC check failed"),
@@ -242,6 +248,7 @@ MENDED: dict[str, tuple[Callable[[Run], object], int, str]] = {
     "39 volumes": (lambda run: bold_of(run, 39), 39, "2.000 s after the scan"),
     "41 volumes": (lambda run: bold_of(run, 41), 40, "EEG"),
     "no markers": (lambda run: other_markers(run, np.empty(0)), 40, "no stimulus marker"),
+    "an infinite voxel": (infinite_voxel, 40, "1 voxels of the BOLD image are not finite"),
     "an event after the scan": (late_event, 40, "1 of 30 events lie outside the scan of 80 s"),
     "markers 0.2 s late": (lambda run: late_markers(run, 200), 40, "+0.200 s after the events"),
 }
@@ -293,6 +300,13 @@ def test_the_rest_goes_on_and_the_exit_status_says_that_something_was_skipped(fa
     assert prepared(sound, tmp_path / "shards")[0] == 0
     for name in (NAME, OTHER_NAME):
         np.testing.assert_array_equal(volumes_of(shards, name), volumes_of(tmp_path / "shards", name))
+
+
+def test_the_mean_image_is_finite_where_a_voxel_is_not(faulty):
+    subject = f"sub-{SUBJECTS['an infinite voxel']:02d}"
+    epi = pq.read_table(faulty[0] / subject / f"{subject}_anatomy.parquet")["epi"].to_numpy()
+    assert np.isfinite(epi).all()
+    assert epi.max() > 0
 
 
 def test_the_same_command_again_says_so_again(faulty, prepared):

@@ -289,7 +289,7 @@ def _entry(manifest: Manifest, name: str) -> FileEntry | None:
 
 def _image(values: NDArray[np.float32], layout: Layout) -> Floats | None:
     """Return an image on the grid, 0 where it is nan; None where it is nan, or nothing, throughout."""
-    image = np.nan_to_num(values.astype(np.float64)).reshape(layout.grid_shape)
+    image = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0).reshape(layout.grid_shape)
     return image if image.any() else None
 
 
