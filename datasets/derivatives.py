@@ -37,6 +37,7 @@ CONFOUND_COLUMNS = {
 _SPM_NAME = re.compile(r"(?P<prefix>s\d*w[aru]*)(?P<name>(?:sub-|bold|f|run|vol|[^aru]).*)\.nii(\.gz)?")
 _LEGACY_RUN = re.compile(r"task\d{3}_run\d{3}")
 _NUMBERS = re.compile(r"\d+")
+_VOLUME_NUMBER = re.compile(r"(?<=_bold)_\d+(?=\.nii(\.gz)?$)")
 
 logger = logging.getLogger(__name__)
 
@@ -220,9 +221,9 @@ def _belongs(path: Path, recording: Recording) -> bool:
 
 
 def _without_prefix(path: Path) -> Path:
-    """Return the path without what SPM puts before a BIDS name."""
+    """Return the path without what SPM puts before a BIDS name, and without the number of a volume after it."""
     _, separator, rest = path.name.partition("sub-")
-    return path.with_name(separator + rest) if separator else path
+    return path.with_name(separator + _VOLUME_NUMBER.sub("", rest)) if separator else path
 
 
 def _legacy_key(path: Path) -> tuple[str, str] | None:

@@ -194,6 +194,14 @@ def test_spms_3d_files_come_in_the_order_of_their_volumes(tmp_path, name):
     assert read_bold(used.bold).get_fdata()[0, 0, 0].tolist() == list(range(1, VOLUMES + 1))
 
 
+def test_spms_3d_files_are_found_by_bids_name_with_the_volumes_number_after_it(raw, tmp_path):
+    stem = raw[0].bold[0].name.removesuffix(".nii.gz")
+    paths = tuple(image(tmp_path / "spm" / f"swar{stem}_{number:05d}.nii", 1) for number in range(1, VOLUMES + 1))
+    first, *others = use_spm(raw, tmp_path / "spm")
+    assert (first.bold, first.fault) == (paths, "")
+    assert all("there is no" in other.fault for other in others)
+
+
 def test_a_missing_volume_is_the_runs_fault(tmp_path):
     recordings = [legacy_recording(tmp_path / "raw", run) for run in (1, 2)]
     for run in (1, 2):
