@@ -175,7 +175,11 @@ def _joined(paths: Sequence[Path], around_mm: NDArray[np.float64] | None = None)
                 f"{path} must have the shape and affine of {paths[0]}: all volumes of a run lie in one place"
             )
         volumes[..., index] = image.get_fdata(dtype=np.float32)
-    return _image_of(volumes, first)
+    series = _image_of(volumes, first)
+    series.header.set_xyzt_units(
+        first.header.get_xyzt_units()[0], "unknown"
+    )  # a single volume states no repetition time
+    return series
 
 
 def _one_volume(image: nibabel.Nifti1Image, path: Path) -> nibabel.Nifti1Image:

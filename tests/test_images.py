@@ -47,6 +47,14 @@ def test_volumes_are_joined_in_the_order_given(tmp_path: Path) -> None:
     np.testing.assert_array_equal(image.affine, AFFINE)
 
 
+def test_joined_volumes_state_no_repetition_time_as_none_of_them_has_one(tmp_path: Path) -> None:
+    paths = three_volumes(tmp_path)
+    first = nib.load(paths[0])
+    first.header.set_xyzt_units("mm", "sec")
+    written(paths[0], first.to_bytes())
+    assert read_bold(paths).header.get_xyzt_units() == ("mm", "unknown")
+
+
 def test_volumes_may_be_pairs_of_files_and_scaled(tmp_path: Path) -> None:
     for number in range(2):
         pair = nib.Nifti1Pair(VOLUMES[..., number], AFFINE)
