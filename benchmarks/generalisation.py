@@ -34,7 +34,9 @@ from platform.job import Workers
 from platform.ledger import BaselineFolds
 from platform.metrics import high_passed, temporal_r
 from platform.products import DataSettings, StudyData
-from platform.study import StudyResult, StudySettings, search
+from platform.study import search
+from platform.study_result import StudyResult
+from platform.study_settings import StudySettings
 from platform.tracking import TrackingSettings
 from platform.training_config import Epochs
 

@@ -28,7 +28,7 @@ from platform.findings import Findings
 from platform.loop import Epochs
 from platform.products import DataSettings
 from platform.selftest import CLAIMS, NAMED, PLACEHOLDER, control
-from platform.study import StudySettings
+from platform.study_settings import StudySettings
 from platform.tracking import TrackingSettings
 from platform.training import Workers
 from platform.verdict import EEG_SPECIFIC, WORDS

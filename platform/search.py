@@ -34,7 +34,8 @@ from platform.progress import PROGRESS
 from platform.protocols import PROTOCOLS, UNIT_OF
 from platform.racing import RACINGS
 from platform.samplers import SAMPLERS
-from platform.study import StudySettings, check_data, search
+from platform.study import check_data, search
+from platform.study_settings import StudySettings
 from platform.summary import summary
 from platform.tracking import TrackingSettings, check_tracking
 from platform.training_config import Epochs

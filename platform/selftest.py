@@ -26,7 +26,8 @@ from datasets.storage import home_folder, open_storage
 from platform.findings import Findings, findings
 from platform.ledger import read_ledger, study_names
 from platform.search import check_architecture, search_parser, study_settings, take_keys_out, with_starts
-from platform.study import StudySettings, check_data, search_untracked
+from platform.study import check_data, search_untracked
+from platform.study_settings import StudySettings
 from platform.tracking import TrackingSettings
 from platform.verdict import CONFOUND, EEG_SPECIFIC, NOT_BEYOND_EVENTS, NOTHING, REPLICATED
 

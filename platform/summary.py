@@ -14,7 +14,7 @@ from platform.findings import Findings
 from platform.ledger import WINNER, FurtherScores, LedgerTrial, mean
 from platform.paired_racing import leaders
 from platform.statistics import Estimate
-from platform.study import StudyResult
+from platform.study_result import StudyResult
 from platform.verdict import WORDS
 
 WIDTH = 100

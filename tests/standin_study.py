@@ -25,7 +25,7 @@ from platform.job import Job, Workers
 from platform.ledger import FoldRecord, Ledger, LedgerTrial, best_trial, open_ledger, read_ledger
 from platform.products import DataSettings
 from platform.progress import PlainProgress
-from platform.study import StudySettings
+from platform.study_settings import StudySettings
 from platform.tracking import TrackingSettings
 
 SCRIPT = Path(__file__).resolve()
@@ -98,9 +98,9 @@ def run_standin(standin: Standin) -> None:
     def told(_: PlainProgress, trial: LedgerTrial, record: FoldRecord) -> None:
         append(standin.log, "commit", trial.number, record.fold, getattr(record, "repeat", 0))
 
-    real = PlainProgress.recorded, study._job, fold_jobs.run_job
+    real = PlainProgress.recorded, study.fold_job, fold_jobs.run_job
     PlainProgress.recorded = told
-    study._job = lambda *arguments, **named: standin_of(real[1](*arguments, **named))
+    study.fold_job = lambda *arguments, **named: standin_of(real[1](*arguments, **named))
     fold_jobs.run_job = standin_for_run_job(standin.log, standin.seconds)
     try:
         ledger = open_ledger(settings.storage_url, settings.name, settings.terms("standin"))
@@ -111,7 +111,7 @@ def run_standin(standin: Standin) -> None:
                 study._run_trials(settings, folds, ledger, NoTracker())
             ledger.close()
     finally:
-        PlainProgress.recorded, study._job, fold_jobs.run_job = real
+        PlainProgress.recorded, study.fold_job, fold_jobs.run_job = real
 
 
 def records_of(ledger: Ledger) -> list[dict[str, Any]]:

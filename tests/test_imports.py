@@ -36,6 +36,9 @@ ADAPTED = {"platform.models.shallow_convnet": ("braindecode",)}
 ORDER = (
     ("platform.search",),
     ("platform.study",),
+    ("platform.winner",),
+    ("platform.study_jobs",),
+    ("platform.study_settings",),
     ("platform.racing", "platform.ledger", "platform.training"),
     ("platform.fold_evaluation", "platform.job_model"),
     ("platform.loop",),

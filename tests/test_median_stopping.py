@@ -79,7 +79,7 @@ def trial(number: int, *, state: str = "PRUNED", score: float | None = 0.3) -> L
 
 
 def curve_for(number: int, trials: list[LedgerTrial], commit_lag: int = 2) -> MedianCurve | None:
-    from platform.study import rivals_curve
+    from platform.study_jobs import rivals_curve
 
     return rivals_curve(trials, trials[number], 0, commit_lag=commit_lag, max_epochs=MAX_EPOCHS)
 

@@ -17,7 +17,8 @@ from platform.ledger import FoldRecord, LedgerTrial
 from platform.loop import Epochs
 from platform.products import DataSettings, StudyData
 from platform.protocols import divided, nested_scores
-from platform.study import StudySettings, search_untracked
+from platform.study import search_untracked
+from platform.study_settings import StudySettings
 from platform.tracking import TrackingSettings
 from platform.verdict import NOTHING
 

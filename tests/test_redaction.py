@@ -17,7 +17,7 @@ from datasets.redaction import RedactedFormatter, redacted
 from datasets.storage import keys_to_environment, without_secrets
 from platform.products import DataSettings
 from platform.search import parse_arguments, study_settings, take_keys_out, whereabouts
-from platform.study import StudySettings
+from platform.study_settings import StudySettings
 from platform.study_tables import main as study_tables
 from platform.tracking import TrackingSettings, check_tracking
 from platform.training import Workers

@@ -11,7 +11,7 @@ from platform import selftest
 from platform.loop import Epochs
 from platform.products import DataSettings
 from platform.selftest import RIGHT, Control, by_chance, is_fooled, table
-from platform.study import StudySettings
+from platform.study_settings import StudySettings
 from platform.tracking import TrackingSettings
 from platform.verdict import CONFOUND, EEG_SPECIFIC, NOTHING, WORDS
 

@@ -10,7 +10,7 @@ from platform.calibration import Calibration
 from platform.findings import Findings
 from platform.ledger import WINNER, BaselineFolds, FoldRecord, LedgerTrial
 from platform.statistics import MIXED_MODEL, RAW, Estimate
-from platform.study import StudyResult
+from platform.study_result import StudyResult
 from platform.summary import WIDTH, summary
 from platform.verdict import CONFOUND, Verdict
 
