@@ -30,10 +30,10 @@ VOXELS = "voxels.parquet"
 REPORT = "report.html"
 """Made of the rest, so no part of the data."""
 ROWS_PER_GROUP = 34
-SCALE = 0.001
-"""What one step of a stored int16 means, in standard deviations: +-32.767 of them fit before a sample is clipped."""
-EEG_SCALE = 0.002
-"""The same for EEG, whose artefacts reach further; a step is well below the resolution of amplifiers."""
+SCALE = 0.002
+"""What one step of a stored int16 means, in standard deviations: +-65.534 of them fit before a sample is clipped."""
+EEG_SCALE = 0.004
+"""The same for EEG, whose artefacts reach further: about 0.1 uV, no more than what amplifiers resolve."""
 MINMAX_SCALE = 1 / 30_000
 """The same for EEG between -1 and 1: its standard deviation may be a hundredth of that."""
 

@@ -188,7 +188,7 @@ def test_eeg_and_bold_of_different_length_make_no_shard():
 
 
 def test_quantising_rounds_to_the_nearest_step():
-    steps, num_clipped = quantise(np.array([[0.0, 0.0004, 0.0006], [-0.0006, 1.0, -32.767]], np.float32))
+    steps, num_clipped = quantise(np.array([[0.0, 0.0004, 0.0006], [-0.0006, 1.0, -32.767]], np.float32), 0.001)
     np.testing.assert_array_equal(steps, [[0, 0, 1], [-1, 1000, -32767]])
     assert (steps.dtype, num_clipped) == (np.int16, 0)
 
@@ -200,7 +200,7 @@ def test_quantising_loses_half_a_step_at_most():
 
 
 def test_what_does_not_fit_is_clipped_and_counted():
-    steps, num_clipped = quantise(np.array([32.767, 32.768, 1e6, -32.767, -32.768, -1e6, np.inf], np.float32))
+    steps, num_clipped = quantise(np.array([32.767, 32.768, 1e6, -32.767, -32.768, -1e6, np.inf], np.float32), 0.001)
     np.testing.assert_array_equal(steps, [32767, 32767, 32767, -32767, -32767, -32767, 32767])
     assert num_clipped == 5
 
@@ -231,7 +231,7 @@ def changed_manifests(manifest: Manifest) -> dict[str, Manifest]:
         "task": "visual",
         "events": dataclasses.replace(first.events, sha256="0" * 64),
     }
-    of_layout = {"scale": 0.002, "eeg_rate_hz": 125, "template": "another", "channel_names": ("A", "B", "C", "D")}
+    of_layout = {"scale": 0.003, "eeg_rate_hz": 125, "template": "another", "channel_names": ("A", "B", "C", "D")}
     changed = {
         f"shard's {name}": {"shards": (dataclasses.replace(first, **{name: value}), *others)}
         for name, value in of_shard.items()

@@ -51,8 +51,9 @@ def test_shards_are_normalised_as_preparation_normalises(shards: Path) -> None:
     steps = np.concatenate([shard.eeg_RCS.transpose(1, 0, 2).reshape(34, -1) for shard in read], axis=1)
     np.testing.assert_allclose(steps.std(axis=1) * manifest.layout.eeg_scale, 1, atol=0.01)
     assert read[0].eeg_RCS.shape == (40, 34, 2 * RATE_HZ)
-    np.testing.assert_allclose((read[0].bold_RV / 1000).std(axis=0), 1, atol=0.01)
-    np.testing.assert_allclose(read[0].bold_RV.mean(axis=0) / 1000, 0, atol=0.01)
+    bold_RV = read[0].bold_RV * manifest.layout.scale
+    np.testing.assert_allclose(bold_RV.std(axis=0), 1, atol=0.01)
+    np.testing.assert_allclose(bold_RV.mean(axis=0), 0, atol=0.01)
 
 
 def test_confounds_have_the_columns_of_preparation(shards: Path) -> None:

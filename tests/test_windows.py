@@ -99,7 +99,8 @@ def cache_of(study: Path, folder: Path, rate_hz: int = 250) -> RunCache:
 def stored(cache: RunCache, number: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Return a shard's EEG (C, N) and BOLD (R, V) in standard deviations, read without the code under test."""
     table = pq.read_table(cache.storage.path(cache.manifest.shards[number].name))
-    eeg_RN, bold_RV = (np.array(table[name].to_pylist()) * step for name, step in (("eeg", 0.002), ("bold", 0.001)))
+    steps = {"eeg": cache.manifest.layout.eeg_scale, "bold": cache.manifest.layout.scale}
+    eeg_RN, bold_RV = (np.array(table[name].to_pylist()) * step for name, step in steps.items())
     return eeg_RN.reshape(len(eeg_RN), NUM_CHANNELS, -1).transpose(1, 0, 2).reshape(NUM_CHANNELS, -1), bold_RV
 
 
