@@ -66,7 +66,7 @@ class RacingSettings:
     bracket_trials: int = 32
     commit_lag: int = 4
     risk: float = 0.5
-    tolerance: float = 0.004
+    tolerance: float = 0.0003
     mean_folds: float | None = None
     finalists: int = 0
 

@@ -25,7 +25,12 @@ def critical_difference(num_rules: int, num_tables: int, alpha: float = ALPHA) -
 
 
 def friedman_p(values_NR: Array) -> float:
-    """Return the chance of ranks as different as these where no rule differs; 1 where all values are equal."""
+    """Return the chance of ranks as different as these where no rule differs; 1 where all values are equal.
+
+    The test wants three rules: nan for two.
+    """
+    if values_NR.shape[1] < 3:  # noqa: PLR2004 - what Friedman's test needs
+        return math.nan
     if np.ptp(values_NR, axis=1).max() == 0:
         return 1.0
     return float(friedmanchisquare(*values_NR.T).pvalue)
