@@ -21,10 +21,11 @@ from benchmarks.arena.tables import ScoreTable
 from datasets.shards import read_manifest
 from datasets.storage import open_storage
 from platform.folds import leave_one_subject_out
-from platform.loop import Epochs
+from platform.job import Job, Workers, job_seed
 from platform.products import DataSettings
 from platform.samplers import Proposal, propose
-from platform.training import Job, Workers, job_seed, run_fold_job
+from platform.training import run_fold_job
+from platform.training_config import Epochs
 from search_spaces import SEARCH_SPACES
 
 ARCHITECTURE = "band_power"
