@@ -8,12 +8,12 @@ import pytest
 import torch
 from small_study import NUM_CHANNELS, write_small_study
 
-from platform import products, training
+from platform import products
 from platform.across_subjects import what_it_uses
 from platform.alignment import euclidean_mean, piece_covariances
 from platform.folds import leave_one_subject_out
 from platform.job import Job, Workers
-from platform.job_model import build_model
+from platform.job_model import build_model, job_features, job_inputs, open_data
 from platform.models import ARCHITECTURES, Volumes
 from platform.models.ensemble import Ensemble
 from platform.products import DataSettings, StudyData
@@ -41,7 +41,7 @@ def _few_patterns_and_one_thread():
         patch.setattr(products, "MAX_RANK", 16)
         yield
     torch.set_num_threads(threads)
-    training.open_data.cache_clear()
+    open_data.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_every_other_architecture_takes_the_methods_too(architecture, study):
 def test_inputs_of_a_job_are_eeg_whose_mean_covariance_is_the_identity(study):
     wanted = job(study, "convolutional", alignment="euclidean")
     data = StudyData(wanted.data)
-    read = training._inputs(wanted, data)
+    read = job_inputs(wanted, data)
     for subject in (wanted.fold.test, wanted.fold.training[0]):
         runs = data.runs(subject)
         every_15th = window_index(runs)[::15]
@@ -108,7 +108,7 @@ def test_inputs_of_a_job_are_eeg_whose_mean_covariance_is_the_identity(study):
 def test_cached_features_of_aligned_eeg_are_not_those_of_other_eeg(study):
     wanted = job(study, "band_power")
     data = StudyData(wanted.data)
-    features = training._features(wanted, data)
+    features = job_features(wanted, data)
     plain, aligned = (data.window_features("sub-01", "band_power", features, name)[0] for name in ("none", "euclidean"))
     run = data.runs("sub-01")[0]
     read = data.eeg_inputs(["sub-01"], "euclidean", [])
@@ -137,7 +137,7 @@ def test_members_of_an_ensemble_weigh_by_similarity_for_the_subjects_scored_and_
 def test_the_exported_program_does_as_the_model_does(architecture, changes, study):
     wanted = job(study, architecture, **changes)
     model, basis, data = model_of(wanted)
-    volumes = Volumes(model, basis, training._features(wanted, data)).eval()
+    volumes = Volumes(model, basis, job_features(wanted, data)).eval()
     recording = data.runs("sub-01")[0]
     eeg_BCS = eeg_batch([recording], window_index([recording])[:6])
     dynamic = {"eeg_BCS": {0: torch.export.Dim("windows", min=1, max=64)}}

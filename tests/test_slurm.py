@@ -20,16 +20,20 @@ for word in "$@"; do [[ $word == --nodelist=* ]] && export NODE=${word#*=}; done
 while [[ $1 == --* ]]; do shift; done
 exec "$@"
 """,
-    # A head announces its address; a worker joins only while the head runs.
+    # A head announces its address; a worker joins only while the head runs.  A node fails once all others run.
     "ray": """
 echo "$NODE $*" >>"$CALLS/ray"
 cat "$RAY_AUTH_TOKEN_PATH" >"$CALLS/token-$NODE"; stat -c %a "$RAY_AUTH_TOKEN_PATH" >"$CALLS/mode-$NODE"
-[[ $NODE != "${FAILS_ON:-}" ]] || { echo "Ray cannot start"; exit 1; }
+if [[ $NODE == "${FAILS_ON:-}" ]]; then
+    [[ $* == *--head* ]] || until [[ $(wc -l <"$CALLS/running") -eq 2 ]]; do sleep 0.05; done
+    echo "Ray cannot start"; exit 1
+fi
 [[ $* != *--address=* || -e $CALLS/head ]] || { echo "there is no head"; exit 1; }
 [[ $* != *--head* ]] || touch "$CALLS/head"
 port=$(printf '%s\\n' "$@" | sed -n 's/^--port=//p')
 echo "Ray runtime started. --address='192.0.2.7:$port'"
 trap 'echo "$NODE" >>"$CALLS/ended"; exit 0' TERM
+echo "$NODE" >>"$CALLS/running"
 while :; do sleep 0.05; done
 """,
     "python": """

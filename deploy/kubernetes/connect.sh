@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Source this: `. deploy/kubernetes/connect.sh` (bash or zsh).  Waits for the services of the namespace eeg2fmri, opens
 # Ray's jobs and MLflow on loopback through kubectl, and exports where they are and the secrets that they ask for.
 #
