@@ -52,7 +52,7 @@ class Units:
         flops_per_window: one window forward and backward through the default transformer.
     """
 
-    shard_bytes: float = 31.3e6
+    shard_bytes: float = 26.6e6
     requests_per_file: int = 2
     decode_s: float = 1.29 / 2
     job_overhead_s: float = 0.04
