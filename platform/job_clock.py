@@ -3,6 +3,7 @@
 Takes Ray Tune's word on which jobs start and end; gives the records of those for whose end the job itself is to blame.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from ray.tune.experiment import Trial
 
 from platform.job import Job, snapshots_of
 from platform.ledger import FoldRecord
+
+logger = logging.getLogger(__name__)
 
 _SECONDS_PER_MINUTE = 60.0
 _KILLED_FOR_MEMORY = ("OutOfMemoryError", "RAY_memory_usage_threshold")
@@ -53,7 +56,13 @@ class JobClock(tune.Callback):
         self._on_start(self._running[trial.trial_id].job)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ANN401
-        """Stop the time of a job that waits for another process."""
+        """Stop the time of a job that waits for another process, and say so."""
+        job: Job = trial.config["job"]
+        assert job.fold is not None
+        logger.warning(
+            "trial %d on fold %d lost its process, or an error ended it: it goes on in another one (%d of %d times)",
+            job.trial, job.fold.number, trial.num_failures, self._max_failures,
+        )  # fmt: skip
         self._forget(trial)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ANN401

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from test_killed_jobs import descendants, name_of
@@ -17,6 +18,7 @@ from platform import fold_jobs
 from platform.fold_jobs import FoldJobs, StudySteps, run_fold_jobs
 from platform.folds import Fold
 from platform.job import Job, Workers
+from platform.job_clock import JobClock
 from platform.ledger import Ledger, LedgerTrial, open_ledger
 from platform.products import DataSettings
 from platform.racing import RacingSettings
@@ -109,6 +111,14 @@ def are_gone(*names: str) -> bool:
     while processes(*names) and time.monotonic() < deadline:
         time.sleep(0.2)
     return not processes(*names)
+
+
+def test_a_job_that_goes_on_in_another_process_is_told_of_in_one_line(caplog):
+    trial = SimpleNamespace(trial_id="tune", num_failures=1, config={"job": a_job(SimpleNamespace(number=3), 2, 0)})
+    JobClock(math.inf, lambda _: None, lambda _: None, 2).on_trial_recover(0, [trial], trial)
+    assert [record.getMessage() for record in caplog.records] == [
+        "trial 3 on fold 2 lost its process, or an error ended it: it goes on in another one (1 of 2 times)"
+    ]
 
 
 @pytest.mark.slow
