@@ -227,7 +227,7 @@ def the_driver_is_killed(search: Search) -> str:
     for process in processes(search.stack, DRIVER):
         process.send(SIGKILL)
     search.submit_again()
-    return "failed with exit code"
+    return "failed with exit code -9"
 
 
 def a_node_is_lost_for_good(search: Search) -> str:
