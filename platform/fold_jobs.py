@@ -17,6 +17,7 @@ from ray.tune.search import Searcher
 
 from datasets.cluster import is_in_this_process
 from datasets.errors import BadInput
+from datasets.retries import first_line
 from datasets.storage import without_secrets
 from platform.budgets import BudgetedRace, Budgets, is_over_gpu_hours
 from platform.job import Job, Workers
@@ -196,6 +197,7 @@ def run_fold_jobs(jobs: FoldJobs, workers: Workers, concurrency: int) -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the other output prints tables at any verbosity
     _keep_keys_out_of_ray_s_logs()
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # each error of a job, whole; they stand in its files
+    logging.getLogger("ray.train._internal.storage").addFilter(in_one_line)
     clock = JobClock(jobs.timeout_s, jobs.on_start, jobs.on_end, MAX_FAILURES)
     tuner = tune.Tuner(
         tune.with_resources(trainable, _resources(workers)),
@@ -230,6 +232,19 @@ def _run_here(jobs: FoldJobs, workers: Workers) -> None:
         jobs.on_start(job)
         jobs.commit(run_fold_job(job, workers))
         jobs.on_end(job)
+
+
+def in_one_line(record: logging.LogRecord) -> bool:
+    """Let Ray say in one line, not with its whole traceback, that storage did not take a file of Tune's own.
+
+    Tune writes such files every now and then, and nothing is read from them.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    if error is not None:
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        record.msg, record.args = "job storage is away; the search goes on meanwhile: %s", (first_line(error),)
+        record.exc_info = None
+    return True
 
 
 def _keep_keys_out_of_ray_s_logs() -> None:

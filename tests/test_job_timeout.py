@@ -3,6 +3,7 @@
 Only what a job trains is a stand-in.  It is pickled by value, as workers do not see the tests.
 """
 
+import logging
 import math
 import os
 import time
@@ -119,6 +120,14 @@ def test_a_job_that_goes_on_in_another_process_is_told_of_in_one_line(caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "trial 3 on fold 2 lost its process, or an error ended it: it goes on in another one (1 of 2 times)"
     ]
+
+
+def test_storage_that_takes_none_of_tune_s_own_files_is_one_line_of_ray_s_log():
+    error = OSError("could not connect\nDetails: many")
+    record = logging.LogRecord("ray", logging.ERROR, "storage.py", 1, "Caught", (), (OSError, error, None))
+    assert fold_jobs.in_one_line(record)
+    shown = logging.Formatter("%(levelname)s %(message)s").format(record)
+    assert shown == "WARNING job storage is away; the search goes on meanwhile: could not connect"
 
 
 @pytest.mark.slow
