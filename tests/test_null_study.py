@@ -12,6 +12,7 @@ from platform.data_jobs import score_baselines
 from platform.folds import leave_one_subject_out
 from platform.job import Job, Workers, job_seed
 from platform.products import DataSettings, StudyData
+from platform.samplers import propose
 from platform.training import run_fold_job
 from platform.training_config import Epochs
 from platform.windows import PAIRINGS
@@ -58,12 +59,10 @@ def scores_of_pairing(folder, shards, pairing, seed):
 
 
 def transformer_score(settings, fold, seed):
-    parameters = dict(SEARCH_SPACES["transformer"].default)
-    width = parameters.pop("width_per_head") * parameters["num_heads"]
     job = Job(
         data=settings,
         architecture="transformer",
-        configuration={**parameters, "width": width},
+        configuration=propose([], "tpe", SEARCH_SPACES["transformer"], seed, 0).configuration,
         epochs=Epochs(maximum=4),
         seed=job_seed(seed, 0, fold.number),
         trial=0,
