@@ -4,10 +4,10 @@ DEMO ?= $(CURDIR)/.demo
 STACK ?= $(CURDIR)/.stack
 STACK_OPTIONS ?=
 SBOM ?= sbom.json
-SIMULATE_OPTIONS ?= --subjects 6 --runs 2 --volumes 150 --workers 2
+SIMULATE_OPTIONS ?= --subjects 8 --runs 2 --volumes 150 --workers 2
 PREPARE_OPTIONS ?= --workers 2 --registration affine --no-motion
 # Further scores of the winner would take longer than all the rest.
-SEARCH_OPTIONS ?= --trials 2 --max-epochs 2 --commit-lag 2 --no-finalist-scores --finalists 0 --seed 5
+SEARCH_OPTIONS ?= --trials 2 --max-epochs 2 --commit-lag 2 --no-finalist-scores --finalists 0 --null-flips 31 --seed 5
 # Two at a time, those of one file in one process: they share what they prepare.
 PYTEST_OPTIONS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
