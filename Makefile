@@ -83,12 +83,12 @@ $(PYTHON):
 	done; echo "error: Python 3.11 to 3.14 with venv is needed; on Debian: apt-get install python3-venv" >&2; exit 1
 
 # pip 25.1 is the first that knows --group.
-$(VENV)/.installed: pyproject.toml requirements.lock | $(PYTHON)
+$(VENV)/.installed: pyproject.toml requirements.lock _platform_first.py | $(PYTHON)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	$(PYTHON) -m pip install --quiet --editable . --constraint requirements.lock
 	touch $@
 
-$(VENV)/.installed-dev: pyproject.toml requirements.lock | $(PYTHON)
+$(VENV)/.installed-dev: pyproject.toml requirements.lock _platform_first.py | $(PYTHON)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	$(PYTHON) -m pip install --quiet --editable . --group dev --constraint requirements.lock
 	touch $(VENV)/.installed $@

@@ -10,7 +10,7 @@ import os
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
 
-_MARK = os.path.join("platform", "folds.py")  # noqa: PTH118 - tells our folder from any other `platform`
+_MARK = os.path.join("platform", "search.py")  # noqa: PTH118 - tells our folder from any other `platform`
 
 
 class _PlatformFinder:

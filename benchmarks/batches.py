@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.study import FULL, write_study
 from benchmarks.table import Row, best_cpu_of, print_table, times
 from datasets.storage import open_storage
-from platform.windows import WINDOW_VOLUMES, CachedRun, RunCache, eeg_batch, window_index
+from platform.data.windows import WINDOW_VOLUMES, CachedRun, RunCache, eeg_batch, window_index
 
 BATCH_SIZE = 32
 SIZES = replace(FULL, voxels=100, grid=(5, 5, 4), runs=2)

@@ -15,15 +15,15 @@ from pathlib import Path
 from benchmarks.study import TINY, write_study
 from benchmarks.table import Row, print_table, times
 from datasets.cluster import connected
-from platform.fold_jobs import FoldJobs, StudySteps, run_fold_jobs
-from platform.folds import Fold, leave_one_subject_out
-from platform.job import Job, Workers, job_seed
-from platform.ledger import FoldRecord, LedgerTrial, open_ledger
-from platform.products import DataSettings
-from platform.racing import RacingSettings
-from platform.samplers import Proposal, propose
-from platform.training import run_fold_job
-from platform.training_config import Epochs
+from platform.data.folds import Fold, leave_one_subject_out
+from platform.data.products import DataSettings
+from platform.ledger.records import FoldRecord, LedgerTrial, open_ledger
+from platform.proposals.samplers import Proposal, propose
+from platform.racing.next_job import RacingSettings
+from platform.study.fold_jobs import FoldJobs, StudySteps, run_fold_jobs
+from platform.training.config import Epochs
+from platform.training.fold_job import run_fold_job
+from platform.training.job import Job, Workers, job_seed
 from search_spaces import SEARCH_SPACES
 
 ARCHITECTURE = "transformer"

@@ -29,16 +29,16 @@ from datasets.oddball import TASKS
 from datasets.simulator.shards import DEFAULT_EEG_RATE_HZ, group_maps, simulate_shards
 from datasets.simulator.study import SimulationSettings, subject_truth_folder
 from datasets.simulator.truth import read_run, run_name
-from platform.folds import Fold, leave_one_subject_out
-from platform.job import Workers
-from platform.ledger import BaselineFolds
-from platform.metrics import high_passed, temporal_r
-from platform.products import DataSettings, StudyData
-from platform.study import search
-from platform.study_result import StudyResult
-from platform.study_settings import StudySettings
-from platform.tracking import TrackingSettings
-from platform.training_config import Epochs
+from platform.data.folds import Fold, leave_one_subject_out
+from platform.data.products import DataSettings, StudyData
+from platform.ledger.records import BaselineFolds
+from platform.scores.metrics import high_passed, temporal_r
+from platform.study.result import StudyResult
+from platform.study.run import search
+from platform.study.settings import StudySettings
+from platform.tracking.runs import TrackingSettings
+from platform.training.config import Epochs
+from platform.training.job import Workers
 
 ARCHITECTURES = ("band_power", "fully_connected", "convolutional", "transformer")
 RIDGE = "ridge_band_power"

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from platform.loop import train
+from platform.data.products import DataSettings, StudyData
+from platform.data.training_set import TrainingSet
 from platform.models import ARCHITECTURES
-from platform.products import DataSettings, StudyData
-from platform.training_config import Epochs, TrainingConfig
-from platform.training_set import TrainingSet
+from platform.training.config import Epochs, TrainingConfig
+from platform.training.loop import train
 
 GROUPS = Path("/sys/fs/cgroup/memory")
 LIMIT, MEMBERS = "memory.limit_in_bytes", "cgroup.procs"

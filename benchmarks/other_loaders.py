@@ -24,7 +24,7 @@ from benchmarks.batches import BATCH_SIZE, SIZES
 from benchmarks.study import write_study
 from benchmarks.table import Row, best_cpu_of, print_table, times
 from datasets.storage import open_storage
-from platform.windows import CachedRun, RunCache, eeg_batch, window_index
+from platform.data.windows import CachedRun, RunCache, eeg_batch, window_index
 
 NUM_WINDOWS = 4 * BATCH_SIZE
 ROW_GROUP = 8

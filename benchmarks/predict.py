@@ -23,15 +23,15 @@ import torch
 from benchmarks.table import Row, print_table
 from datasets.simulator.shards import simulate_shards
 from datasets.simulator.study import SimulationSettings
-from platform.fold_models import exported
-from platform.folds import leave_one_subject_out
-from platform.loop import Epochs
-from platform.packaging import Package, write_package
-from platform.portable import PortableModel
+from platform.data.folds import leave_one_subject_out
+from platform.data.products import DataSettings
 from platform.predict import predict_file
-from platform.products import DataSettings
-from platform.samplers import propose
-from platform.training import Job, Worker, train_fold, whole_model
+from platform.prediction.portable import PortableModel
+from platform.proposals.samplers import propose
+from platform.tracking.packaging import Package, write_package
+from platform.training.fold_job import Job, Worker, train_fold, whole_model
+from platform.training.fold_models import exported
+from platform.training.loop import Epochs
 from search_spaces import SEARCH_SPACES
 
 NAME = "predict"

@@ -25,15 +25,15 @@ from numpy.typing import NDArray
 from benchmarks.table import Row, print_table
 from datasets.simulator.shards import simulate_shards
 from datasets.simulator.study import SimulationSettings
-from platform.basis import gram_matrix, principal_components
-from platform.image_scores import SubjectImage, image_scores
-from platform.loop import train
-from platform.metrics import correlation_from_products
+from platform.data.basis import gram_matrix, principal_components
+from platform.data.products import DataSettings, StudyData
+from platform.data.training_set import Inputs, TrainingSet, cached_features
+from platform.data.windows import CachedRun, window_index
 from platform.models import ARCHITECTURES
-from platform.products import DataSettings, StudyData
-from platform.training_config import Epochs, TrainingConfig
-from platform.training_set import Inputs, TrainingSet, cached_features
-from platform.windows import CachedRun, window_index
+from platform.scores.image_scores import SubjectImage, image_scores
+from platform.scores.metrics import correlation_from_products
+from platform.training.config import Epochs, TrainingConfig
+from platform.training.loop import train
 
 ARCHITECTURE, SEED = "band_power", 0
 TRAINING = TrainingConfig()

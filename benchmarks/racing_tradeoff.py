@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from platform.racing import Done, Propose, Race, RacingSettings, RunFold, TrialProgress
+from platform.racing.next_job import Done, Propose, Race, RacingSettings, RunFold, TrialProgress
 
 NUM_TRIALS, NUM_FOLDS, FINALISTS = 128, 16, 3
 NOISES = (0.5, 1.0, 3.0)

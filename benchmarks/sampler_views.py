@@ -1,4 +1,4 @@
-"""What samplers make of raced-out and failed trials: as Optuna reads them, and as ``platform.seen_trials`` shows them.
+"""What samplers make of raced-out and failed trials: as Optuna reads them, and as ``seen_trials`` shows them.
 
 Each study is a toy: halving over 12 subjects that differ three times as much as configurations do, with noise as large
 as the spread of configurations.  Regret is in units of that spread.
@@ -16,9 +16,9 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from platform import samplers
-from platform.racing import Propose, Race, RacingSettings, RunFold, TrialProgress
-from platform.seen_trials import SeenTrial, as_seen_by
+from platform.proposals import samplers
+from platform.proposals.seen_trials import SeenTrial, as_seen_by
+from platform.racing.next_job import Propose, Race, RacingSettings, RunFold, TrialProgress
 from search_spaces import SearchSpace
 
 NUM_FOLDS, NUM_TRIALS = 12, 64

@@ -20,13 +20,13 @@ from benchmarks.study import TINY, layout_of, write_study
 from benchmarks.table import Row, best_cpu_of, print_table, times
 from datasets.shards import MANIFEST, Manifest, write_manifest
 from datasets.storage import open_storage
-from platform.basis import gram_matrix, principal_components, principal_components_by_passes
-from platform.ledger import FoldRecord, open_ledger
-from platform.loop import TrainingConfig
-from platform.losses import LOSSES
+from platform.choices.losses import LOSSES
+from platform.data.basis import gram_matrix, principal_components, principal_components_by_passes
+from platform.data.products import MOST_GRAM_BYTES
+from platform.ledger.records import FoldRecord, open_ledger
 from platform.models import ARCHITECTURES
 from platform.models.shape import ModelShape
-from platform.products import MOST_GRAM_BYTES
+from platform.training.loop import TrainingConfig
 
 SUBJECTS = (16, 1_000, 100_000)
 RUNS, VOLUMES, WINDOW_VOLUMES, CHANNELS, VOXELS, RATE_HZ, REPETITION_TIME_S = 6, 170, 15, 34, 64_820, 125, 2.0

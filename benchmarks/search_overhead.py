@@ -24,15 +24,15 @@ from ray import tune
 
 from benchmarks.table import Row, print_table, times
 from datasets.cluster import connected
-from platform import fold_jobs
-from platform.fold_jobs import FoldJobs, StudySteps, run_fold_jobs
-from platform.folds import Fold
-from platform.job import Job, Workers
-from platform.ledger import FoldRecord, LedgerTrial, open_ledger, sealed
-from platform.products import DataSettings
-from platform.racing import Propose, Race, RacingSettings, RunFold, TrialProgress
-from platform.samplers import Proposal, propose, study_in_memory
-from platform.training_config import Epochs
+from platform.data.folds import Fold
+from platform.data.products import DataSettings
+from platform.ledger.records import FoldRecord, LedgerTrial, open_ledger, sealed
+from platform.proposals.samplers import Proposal, propose, study_in_memory
+from platform.racing.next_job import Propose, Race, RacingSettings, RunFold, TrialProgress
+from platform.study import fold_jobs
+from platform.study.fold_jobs import FoldJobs, StudySteps, run_fold_jobs
+from platform.training.config import Epochs
+from platform.training.job import Job, Workers
 from search_spaces import SEARCH_SPACES
 
 NAME = "search_overhead"

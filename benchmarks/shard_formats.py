@@ -16,7 +16,7 @@ from benchmarks.study import FULL, bold_noise, eeg_noise, layout_of
 from benchmarks.table import Row, best_of, print_table, times
 from datasets.shards import FileEntry, quantise, read_table, shard_table, write_shard, write_table
 from datasets.storage import Storage, open_storage
-from platform.windows import WINDOW_VOLUMES
+from platform.data.windows import WINDOW_VOLUMES
 
 FloatArray = NDArray[np.float32]
 Write = Callable[[Storage, FloatArray, FloatArray], FileEntry]

@@ -20,9 +20,9 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from benchmarks.table import Row, best_of, print_table
-from platform.ledger import FoldRecord, LedgerTrial, open_ledger
-from platform.samplers import propose
-from platform.tracking import TrackedData, Tracker, TrackingSettings
+from platform.ledger.records import FoldRecord, LedgerTrial, open_ledger
+from platform.proposals.samplers import propose
+from platform.tracking.runs import TrackedData, Tracker, TrackingSettings
 from search_spaces import SEARCH_SPACES
 
 NAME = "tracking"

@@ -23,17 +23,17 @@ from benchmarks.study import Sizes, write_study
 from benchmarks.table import Row, print_table, times
 from datasets.shards import read_manifest
 from datasets.storage import open_storage
-from platform.folds import leave_one_subject_out
-from platform.job import Job, Workers, job_seed
-from platform.loop import Worker, train
-from platform.losses import LOSSES
+from platform.choices.losses import LOSSES
+from platform.choices.optimizers import OPTIMIZERS
+from platform.data.folds import leave_one_subject_out
+from platform.data.products import DataSettings, StudyData
+from platform.data.training_set import TrainingSet, cached_features
+from platform.data.windows import RunCache, eeg_batch, window_index
 from platform.models import ARCHITECTURES
-from platform.optimizers import OPTIMIZERS
-from platform.products import DataSettings, StudyData
-from platform.training import run_fold_job
-from platform.training_config import Epochs, TrainingConfig
-from platform.training_set import TrainingSet, cached_features
-from platform.windows import RunCache, eeg_batch, window_index
+from platform.training.config import Epochs, TrainingConfig
+from platform.training.fold_job import run_fold_job
+from platform.training.job import Job, Workers, job_seed
+from platform.training.loop import Worker, train
 
 SMALL_MASK = Sizes(channels=34, rate_hz=250, grid=(12, 12, 10), voxels=1000, subjects=4, runs=1)
 """Training windows as a study has them; with 64 patterns a model does not see how many voxels there are."""

@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 
 from benchmarks.racing_tradeoff import played
 from benchmarks.table import Row, print_table
-from platform.findings import NOT_TRAINING
-from platform.racing import RacingSettings, TrialProgress
-from platform.statistics import RAW, Estimate, corrected, corrected_by_bootstrap, estimate
+from platform.evidence.findings import NOT_TRAINING
+from platform.evidence.statistics import RAW, Estimate, corrected, corrected_by_bootstrap, estimate
+from platform.racing.next_job import RacingSettings, TrialProgress
 
 NUM_TRIALS, NUM_SUBJECTS = 40, 16
 NONE = "none"

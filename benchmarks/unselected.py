@@ -23,11 +23,11 @@ from benchmarks.truth import (
     searched,
     simulated,
 )
-from platform.folds import Fold, leave_two_subjects_out, lock_away
-from platform.ledger import FoldRecord, LedgerTrial
-from platform.protocols import nested_scores
-from platform.selection import cross_selected
-from platform.statistics import LOCKED_AWAY, NESTED, estimate
+from platform.data.folds import Fold, leave_two_subjects_out, lock_away
+from platform.evidence.protocols import nested_scores
+from platform.evidence.statistics import LOCKED_AWAY, NESTED, estimate
+from platform.ledger.records import FoldRecord, LedgerTrial
+from platform.scores.selection import cross_selected
 
 NUM_SUBJECTS, NUM_LOCKED_AWAY, NUM_EPOCHS, IN_PAIR = 12, 4, 3, 2
 IN_NESTED = 20

@@ -24,14 +24,14 @@ from scipy.stats import binomtest
 from benchmarks.table import Row, print_table
 from datasets.cluster import in_this_process
 from datasets.simulator.study import SimulationSettings, in_processes
-from platform.findings import Findings
-from platform.loop import Epochs
-from platform.products import DataSettings
+from platform.data.products import DataSettings
+from platform.evidence.findings import Findings
+from platform.evidence.verdict import EEG_SPECIFIC, WORDS
 from platform.selftest import CLAIMS, NAMED, PLACEHOLDER, control
-from platform.study_settings import StudySettings
-from platform.tracking import TrackingSettings
-from platform.training import Workers
-from platform.verdict import EEG_SPECIFIC, WORDS
+from platform.study.settings import StudySettings
+from platform.tracking.runs import TrackingSettings
+from platform.training.fold_job import Workers
+from platform.training.loop import Epochs
 
 WANTED = {**NAMED, "realistic": EEG_SPECIFIC, "hard": EEG_SPECIFIC}
 """The verdict that says what is there, and no less, by what is simulated."""

@@ -8,10 +8,10 @@ STORAGE is the ledger's database, as sqlite:////folder/studies.db; STUDY a study
 import sys
 from pathlib import Path
 
-from platform.findings import findings
-from platform.ledger import read_ledger
+from platform.evidence.findings import findings
+from platform.ledger.records import read_ledger
 from platform.report import report_page
-from platform.study_tables import trial_rows
+from platform.study.tables import trial_rows
 
 
 def main(storage: str, study: str, page: str) -> None:

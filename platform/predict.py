@@ -15,10 +15,10 @@ from pathlib import Path
 from datasets.command_line import CommandParser, run_command
 from datasets.errors import BadInput
 from datasets.storage import home_folder
-from platform.logged_model import fetch
-from platform.new_eeg import seen_eeg
-from platform.portable import PortableModel
-from platform.predicted_images import ENDING, sidecar, write_half_width, write_series
+from platform.prediction.new_eeg import seen_eeg
+from platform.prediction.portable import PortableModel
+from platform.prediction.predicted_images import ENDING, sidecar, write_half_width, write_series
+from platform.tracking.logged_model import fetch
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """``python -m platform.prune``: give back the room of jobs that are over and of caches that nobody reads any more.
 
-Arguments only; what is deleted and what is not, platform/pruning.py tells.
+Arguments only; what is deleted and what is not, platform/study/pruning.py tells.
 """
 
 import argparse
@@ -10,7 +10,7 @@ from pathlib import Path
 from datasets.cluster import LOCAL, address_from_environment, connected
 from datasets.command_line import CommandParser, positive_number, run_command
 from datasets.storage import home_folder, open_storage
-from platform.pruning import prune_cache, prune_caches, prune_jobs
+from platform.study.pruning import prune_cache, prune_caches, prune_jobs
 
 SECONDS_PER_DAY = 86_400.0
 

@@ -2,7 +2,7 @@
 
 Takes a closed study's ledger; gives a page: the verdict and its reasons, the winner's corrected score beside baselines,
 confounds and nulls, trials, subjects, the search, other scores, where all of it comes from, and text to paste.  All
-estimates are those of ``platform.findings``; of all trials only the winner's test scores are shown.
+estimates are those of ``platform.evidence.findings``; of all trials only the winner's test scores are shown.
 """
 
 import argparse
@@ -11,8 +11,8 @@ from pathlib import Path
 from datasets.command_line import CommandParser, run_command
 from datasets.errors import BadInput
 from datasets.storage import home_folder, write_whole
-from platform.findings import Findings, findings
-from platform.ledger import Ledger, read_ledger
+from platform.evidence.findings import Findings, findings
+from platform.ledger.records import Ledger, read_ledger
 from platform.report_pages.brain_section import brain_section
 from platform.report_pages.comparison import comparison_page
 from platform.report_pages.further_sections import further_sections

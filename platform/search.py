@@ -23,24 +23,24 @@ from datasets.command_line import (
 )
 from datasets.errors import BadInput
 from datasets.storage import has_keys, home_folder, keys_to_environment, open_storage, without_secrets
-from platform.budgets import Budgets
-from platform.calibration import MIN_CALIBRATION_MINUTES, Calibration
-from platform.job import Workers
+from platform.data.products import DataSettings
+from platform.data.windows import PAIRINGS, RATES_HZ
+from platform.evidence.nulls import NUM_FLIPS
+from platform.evidence.protocols import PROTOCOLS, UNIT_OF
 from platform.models import ADAPTERS, ARCHITECTURES
-from platform.nulls import NUM_FLIPS
-from platform.own_space import search_space
-from platform.products import DataSettings
-from platform.progress import PROGRESS
-from platform.protocols import PROTOCOLS, UNIT_OF
-from platform.racing import RACINGS
-from platform.samplers import SAMPLERS
-from platform.study import check_data, search
-from platform.study_settings import StudySettings
-from platform.summary import summary
-from platform.tracking import TrackingSettings, check_tracking
-from platform.training_config import Epochs
-from platform.warm_start import starting_parameters
-from platform.windows import PAIRINGS, RATES_HZ
+from platform.proposals.samplers import SAMPLERS
+from platform.racing.budgets import Budgets
+from platform.racing.next_job import RACINGS
+from platform.study.own_space import search_space
+from platform.study.progress import PROGRESS
+from platform.study.run import check_data, search
+from platform.study.settings import StudySettings
+from platform.study.summary import summary
+from platform.study.warm_start import starting_parameters
+from platform.tracking.runs import TrackingSettings, check_tracking
+from platform.training.calibration import MIN_CALIBRATION_MINUTES, Calibration
+from platform.training.config import Epochs
+from platform.training.job import Workers
 from search_spaces.presets import PRESETS
 
 logger = logging.getLogger(__name__)

@@ -23,13 +23,13 @@ from datasets.shards import Manifest, read_manifest
 from datasets.simulator.shards import DEFAULT_EEG_RATE_HZ, simulate_shards
 from datasets.simulator.study import SimulationSettings
 from datasets.storage import home_folder, open_storage
-from platform.findings import Findings, findings
-from platform.ledger import read_ledger, study_names
+from platform.evidence.findings import Findings, findings
+from platform.evidence.verdict import CONFOUND, EEG_SPECIFIC, NOT_BEYOND_EVENTS, NOTHING, REPLICATED
+from platform.ledger.records import read_ledger, study_names
 from platform.search import check_architecture, search_parser, study_settings, take_keys_out, with_starts
-from platform.study import check_data, search_untracked
-from platform.study_settings import StudySettings
-from platform.tracking import TrackingSettings
-from platform.verdict import CONFOUND, EEG_SPECIFIC, NOT_BEYOND_EVENTS, NOTHING, REPLICATED
+from platform.study.run import check_data, search_untracked
+from platform.study.settings import StudySettings
+from platform.tracking.runs import TrackingSettings
 
 RIGHT: dict[str, tuple[str, ...]] = {
     "none": (NOTHING,),

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
-from platform import loop, products
-from platform.folds import leave_one_subject_out
-from platform.job import Job, Workers
-from platform.products import DataSettings, StudyData
-from platform.training import run_fold_job
-from platform.training_config import Epochs
+from platform.data import products
+from platform.data.folds import leave_one_subject_out
+from platform.data.products import DataSettings, StudyData
+from platform.training import loop
+from platform.training.config import Epochs
+from platform.training.fold_job import run_fold_job
+from platform.training.job import Job, Workers
 
 NUM_EPOCHS = 5
 CONFIGURATION = {

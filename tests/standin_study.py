@@ -19,14 +19,15 @@ from standin_job import StandinFold, StandinJob, append, standin_for_run_job
 
 from datasets.cluster import connected
 from datasets.command_line import run_command
-from platform import fold_jobs, study
-from platform.folds import leave_one_subject_out
-from platform.job import Job, Workers
-from platform.ledger import FoldRecord, Ledger, LedgerTrial, best_trial, open_ledger, read_ledger
-from platform.products import DataSettings
-from platform.progress import PlainProgress
-from platform.study_settings import StudySettings
-from platform.tracking import TrackingSettings
+from platform.data.folds import leave_one_subject_out
+from platform.data.products import DataSettings
+from platform.ledger.records import FoldRecord, Ledger, LedgerTrial, best_trial, open_ledger, read_ledger
+from platform.study import fold_jobs
+from platform.study import run as study
+from platform.study.progress import PlainProgress
+from platform.study.settings import StudySettings
+from platform.tracking.runs import TrackingSettings
+from platform.training.job import Job, Workers
 
 SCRIPT = Path(__file__).resolve()
 ROOT = SCRIPT.parent.parent

@@ -8,18 +8,18 @@ import pytest
 import torch
 from small_study import NUM_CHANNELS, write_small_study
 
-from platform import products
-from platform.across_subjects import what_it_uses
-from platform.alignment import euclidean_mean, piece_covariances
-from platform.folds import leave_one_subject_out
-from platform.job import Job, Workers
-from platform.job_model import build_model, job_features, job_inputs, open_data
+from platform.data import products
+from platform.data.folds import leave_one_subject_out
+from platform.data.products import DataSettings, StudyData
+from platform.data.windows import eeg_batch, window_index
 from platform.models import ARCHITECTURES, Volumes
 from platform.models.ensemble import Ensemble
-from platform.products import DataSettings, StudyData
-from platform.training import run_fold_job
-from platform.training_config import Epochs
-from platform.windows import eeg_batch, window_index
+from platform.prediction.alignment import euclidean_mean, piece_covariances
+from platform.training.across_subjects import what_it_uses
+from platform.training.config import Epochs
+from platform.training.fold_job import run_fold_job
+from platform.training.job import Job, Workers
+from platform.training.job_model import build_model, job_features, job_inputs, open_data
 
 METHODS = {
     "aligned": {"alignment": "euclidean"},

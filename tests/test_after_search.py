@@ -6,17 +6,17 @@ import pytest
 import torch
 from small_study import write_small_study
 
-from platform import after_search
-from platform.after_search import LOCKED_AWAY, NESTED, NULLS, Afterwards
-from platform.baselines import BASELINES
-from platform.job import Job, Workers, job_seed
-from platform.ledger import FoldRecord, open_ledger
-from platform.locked_away import fold_of, score_locked_away_baselines
-from platform.products import DataSettings
-from platform.protocols import divided, nested_scores
-from platform.samplers import Proposal
-from platform.training import run_fold_job, score_trained
-from platform.training_config import Epochs
+from platform.data.products import DataSettings
+from platform.evidence import after_search
+from platform.evidence.after_search import LOCKED_AWAY, NESTED, NULLS, Afterwards
+from platform.evidence.locked_away import fold_of, score_locked_away_baselines
+from platform.evidence.protocols import divided, nested_scores
+from platform.ledger.records import FoldRecord, open_ledger
+from platform.proposals.samplers import Proposal
+from platform.scores.baselines import BASELINES
+from platform.training.config import Epochs
+from platform.training.fold_job import run_fold_job, score_trained
+from platform.training.job import Job, Workers, job_seed
 
 SUBJECTS = [f"sub-{number:02d}" for number in range(1, 7)]
 CONFIGURATIONS = ({"output_rank": 4}, {"output_rank": 8})

@@ -5,7 +5,9 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
-from platform.alignment import (
+from platform.data.training_set import AlignedEeg
+from platform.data.windows import WINDOW_VOLUMES, CachedRun, eeg_batch
+from platform.prediction.alignment import (
     FLOOR,
     MEANS,
     aligning_matrix,
@@ -16,8 +18,6 @@ from platform.alignment import (
     riemannian_mean,
     similarity_weights,
 )
-from platform.training_set import AlignedEeg
-from platform.windows import WINDOW_VOLUMES, CachedRun, eeg_batch
 
 RATE_HZ, CHANNELS, PIECES = 125, 5, 40
 

@@ -10,8 +10,7 @@ import torch
 from model_shapes import BATCH, CHANNELS, GRID, PATTERNS, RATE_HZ, VOLUMES, VOXELS, build, eeg, shape
 from torch import nn
 
-from platform import band_power
-from platform.job import split_configuration
+from platform.data import band_power
 from platform.models import ARCHITECTURES, Volumes
 from platform.models import band_power as band_power_model
 from platform.models.blocks import NORMS, StochasticDepth
@@ -20,6 +19,7 @@ from platform.models.embedding import EMBEDDINGS
 from platform.models.encoding import ENCODINGS, TIME_ENCODINGS
 from platform.models.reading import laplacian
 from platform.models.transformer import DECODINGS, TOKEN_NORMS, TOKENS
+from platform.training.job import split_configuration
 
 WINDOW_SAMPLES, VOLUME_SAMPLES = VOLUMES * 2 * RATE_HZ, 2 * RATE_HZ
 

@@ -14,7 +14,7 @@ from benchmarks.arena.recorded import FILE, recorded_table, write_table
 from benchmarks.arena.results import common_seeds, read_plays, write_play
 from benchmarks.arena.rules import Ours, most_scored
 from benchmarks.arena.tables import NUM_FOLDS, NUM_ROWS, TABLES, Rows, TableSettings, generate
-from platform.racing import RACINGS
+from platform.racing.next_job import RACINGS
 
 NUM_TRIALS = 10
 

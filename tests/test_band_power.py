@@ -5,7 +5,7 @@ import pytest
 import torch
 from model_shapes import eeg, shape
 
-from platform.band_power import (
+from platform.data.band_power import (
     BANDS_HZ,
     PEAKS_SECONDS,
     PIECE_SECONDS,

@@ -9,8 +9,10 @@ from altered_study import with_other_bold
 from sklearn.linear_model import Ridge
 from small_study import write_small_study
 
-from platform import products
-from platform.baselines import (
+from platform.data import products
+from platform.data.folds import leave_one_subject_out
+from platform.data.products import DataSettings
+from platform.scores.baselines import (
     BASELINES,
     CONFOUND_SHRINKAGES,
     CONFOUNDS,
@@ -21,10 +23,8 @@ from platform.baselines import (
     leave_one_run_out_operators,
     score_baseline,
 )
-from platform.data_jobs import TrainingRuns, score_baselines
-from platform.folds import leave_one_subject_out
-from platform.metrics import high_passed
-from platform.products import DataSettings
+from platform.scores.metrics import high_passed
+from platform.training.data_jobs import TrainingRuns, score_baselines
 
 TR_S, P, V = 2.0, 6, 5
 NO_EEG = sorted(set(BASELINES) - KNOWS_EEG)
@@ -311,7 +311,7 @@ def test_run_swapped_eeg_leaves_ridge_nothing_to_find(coupled, tmp_path):
 def test_training_volumes_too_large_for_memory_are_read_anew_and_give_the_same_scores(
     coupled, coupled_scores, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("platform.data_jobs.MOST_TRAINING_BYTES", 0)
+    monkeypatch.setattr("platform.training.data_jobs.MOST_TRAINING_BYTES", 0)
     fitted = []
     kept = TrainingRuns.kept_if_they_fit
     monkeypatch.setattr(TrainingRuns, "kept_if_they_fit", lambda runs: fitted.append(kept(runs)) or fitted[-1])

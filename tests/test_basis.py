@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import Ridge
 from small_study import write_small_study
 
-from platform.basis import (
+from platform.data.basis import (
     RIDGE_SHARE,
     gram_matrix,
     parcel_means,
@@ -14,7 +14,7 @@ from platform.basis import (
     reduced_rank,
     reduced_rank_by_passes,
 )
-from platform.products import DataSettings, StudyData, TrainingProducts, WeightedRuns, rank_limited
+from platform.data.products import DataSettings, StudyData, TrainingProducts, WeightedRuns, rank_limited
 
 LENGTHS, V = (20, 35, 1, 14), 90
 
@@ -250,6 +250,6 @@ def test_a_study_too_large_for_a_gram_matrix_gets_the_same_volumes_from_its_patt
 
     with_gram = volumes("with", True)
     windows = 4 * 2 * (40 - 15)
-    monkeypatch.setattr("platform.products.MOST_GRAM_BYTES", 4 * windows**2 - 1)
-    monkeypatch.setattr("platform.products.gram_matrix", None)  # never called
+    monkeypatch.setattr("platform.data.products.MOST_GRAM_BYTES", 4 * windows**2 - 1)
+    monkeypatch.setattr("platform.data.products.gram_matrix", None)  # never called
     np.testing.assert_allclose(volumes("without", False), with_gram, atol=0.05)

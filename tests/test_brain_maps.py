@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from platform.brain_maps import BrainMaps, brain_maps, keep_brain_maps, kept_brain_maps, maps_name
+from platform.evidence.brain_maps import BrainMaps, brain_maps, keep_brain_maps, kept_brain_maps, maps_name
 from platform.report_pages.brain_section import MAPS, brain_section
 from platform.report_pages.page import whole_page
 

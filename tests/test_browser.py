@@ -13,10 +13,10 @@ from small_study import write_small_study
 from test_tracking import CHANNELS, COMPLETE, NUM_FOLDS, SAMPLES, Study, made_ledger, send_winner, small_model
 
 from conftest import free_ports
-from platform.fold_models import exported
-from platform.packaging import Package
-from platform.products import DataSettings, StudyData
+from platform.data.products import DataSettings, StudyData
 from platform.report import report_page
+from platform.tracking.packaging import Package
+from platform.training.fold_models import exported
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
 

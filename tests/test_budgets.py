@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from platform.budgets import BudgetedRace, Budgets, is_over_gpu_hours
-from platform.racing import Done, Propose, RacingSettings, RunFold, TrialProgress
+from platform.racing.budgets import BudgetedRace, Budgets, is_over_gpu_hours
+from platform.racing.next_job import Done, Propose, RacingSettings, RunFold, TrialProgress
 
 NUM_FOLDS = 8
 

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import torch
 
-from platform.buffers import KEPT, Buffers
+from platform.data.buffers import KEPT, Buffers
 
 
 def test_memory_is_used_again_once_nobody_holds_it():

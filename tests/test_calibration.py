@@ -13,8 +13,15 @@ from torch import nn
 
 from datasets.command_line import run_command
 from datasets.errors import BadInput
-from platform import products
-from platform.calibration import (
+from platform.data import products
+from platform.data.folds import leave_one_subject_out
+from platform.data.products import DataSettings, StudyData
+from platform.data.windows import CachedRun, eeg_batch
+from platform.models import ARCHITECTURES
+from platform.models.ensemble import Ensemble
+from platform.scores.metrics import high_passed, temporal_r
+from platform.search import main, parse_arguments, study_settings
+from platform.training.calibration import (
     CALIBRATIONS,
     CURVE_MINUTES,
     GAP_SECONDS,
@@ -32,19 +39,12 @@ from platform.calibration import (
     restandardised,
     ridge_changes,
 )
-from platform.data_jobs import score_baselines
-from platform.folds import leave_one_subject_out
-from platform.job import Job, Workers
-from platform.loop import Worker, predict
-from platform.metrics import high_passed, temporal_r
-from platform.models import ARCHITECTURES
-from platform.models.ensemble import Ensemble
-from platform.products import DataSettings, StudyData
-from platform.search import main, parse_arguments, study_settings
-from platform.subject_arrays import EncoderAndHead
-from platform.training import run_fold_job, train_fold
-from platform.training_config import Epochs
-from platform.windows import CachedRun, eeg_batch
+from platform.training.config import Epochs
+from platform.training.data_jobs import score_baselines
+from platform.training.fold_job import run_fold_job, train_fold
+from platform.training.job import Job, Workers
+from platform.training.loop import Worker, predict
+from platform.training.subject_arrays import EncoderAndHead
 
 TIMING = Timing(repetition_time_s=2.0, window_volumes=15)
 FEATURES, VOXELS = 12, 9

@@ -9,15 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from platform import activations, augmentations, losses, optimizers, schedules, training_set
-from platform.activations import ACTIVATIONS
-from platform.augmentations import AUGMENTATIONS, Batch
-from platform.loop import count_plateaus
-from platform.losses import LOSSES
-from platform.optimizers import OPTIMIZERS, averaged, settle
-from platform.schedules import SCHEDULES, Progress, warmed_up
-from platform.training_config import TrainingConfig
-from platform.training_set import ORDERS
+from platform.choices import activations, augmentations, losses, optimizers, schedules
+from platform.choices.activations import ACTIVATIONS
+from platform.choices.augmentations import AUGMENTATIONS, Batch
+from platform.choices.losses import LOSSES
+from platform.choices.optimizers import OPTIMIZERS, averaged, settle
+from platform.choices.schedules import SCHEDULES, Progress, warmed_up
+from platform.data import training_set
+from platform.data.training_set import ORDERS
+from platform.training.config import TrainingConfig
+from platform.training.loop import count_plateaus
 
 SHARES_DONE = [step / 997 for step in range(997)]
 LEARNING_RATE = 0.02

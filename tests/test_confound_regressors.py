@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from platform.confound_regressors import LAG_SECONDS, MOTION, confound_designs
+from platform.data.confound_regressors import LAG_SECONDS, MOTION, confound_designs
 
 R, TR_S = 80, 2.0
 NUM_LAGS = 10

@@ -5,8 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 from small_study import NUM_VOXELS, write_small_study
 
-from platform.data_quality import FIGURES, data_quality
-from platform.products import DataSettings, StudyData
+from platform.data.products import DataSettings, StudyData
+from platform.data.quality import FIGURES, data_quality
 
 
 def opened(folder, **settings) -> StudyData:

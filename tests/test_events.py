@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from platform.events import (
+from platform.scores.events import (
     ANY_KIND,
     MOST_KINDS,
     NUM_LAGS,
@@ -17,7 +17,7 @@ from platform.events import (
     responsive_weights,
     sum_arrays,
 )
-from platform.metrics import high_passed
+from platform.scores.metrics import high_passed
 
 TR_S, REFERENCE_S, T, V = 2.0, 1.0, 120, 12
 KINDS = ("standard", "target")

@@ -8,7 +8,9 @@ import pytest
 from altered_study import with_other_bold
 from small_study import write_small_study
 
-from platform.finalists import (
+from platform.data.folds import leave_one_subject_out
+from platform.data.products import DataSettings, StudyData
+from platform.evidence.finalists import (
     OBJECTIVE,
     REFERENCES,
     TEST,
@@ -19,13 +21,11 @@ from platform.finalists import (
     scores_over_all_voxels,
     tissues_of,
 )
-from platform.folds import leave_one_subject_out
-from platform.image_scores import IMAGE_SCORES
-from platform.job import Job, Workers
-from platform.products import DataSettings, StudyData
-from platform.training import run_fold_job
-from platform.training_config import Epochs
-from platform.volume_scores import VOLUME_SCORES
+from platform.scores.image_scores import IMAGE_SCORES
+from platform.scores.volume_scores import VOLUME_SCORES
+from platform.training.config import Epochs
+from platform.training.fold_job import run_fold_job
+from platform.training.job import Job, Workers
 
 HERE = Workers()
 SUBJECTS = [f"sub-{number:02d}" for number in range(1, 6)]

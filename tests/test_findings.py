@@ -8,12 +8,12 @@ import optuna
 import pytest
 
 from datasets.errors import BadInput
-from platform.finalists import TEST
-from platform.findings import findings, importance, validation_by_subject
-from platform.ledger import FoldRecord, Ledger, LedgerTrial, open_ledger
-from platform.samplers import Proposal
-from platform.statistics import BBC_CV, LOCKED_AWAY, MIXED_MODEL, NESTED
-from platform.verdict import CONFOUND, EEG_SPECIFIC, NOTHING
+from platform.evidence.finalists import TEST
+from platform.evidence.findings import findings, importance, validation_by_subject
+from platform.evidence.statistics import BBC_CV, LOCKED_AWAY, MIXED_MODEL, NESTED
+from platform.evidence.verdict import CONFOUND, EEG_SPECIFIC, NOTHING
+from platform.ledger.records import FoldRecord, Ledger, LedgerTrial, open_ledger
+from platform.proposals.samplers import Proposal
 
 NUM_FOLDS = 8
 TRAINING = NUM_FOLDS - 3

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from datasets.errors import BadInput
-from platform.folds import Fold, leave_one_subject_out
+from platform.data.folds import Fold, leave_one_subject_out
 
 SUBJECTS = [f"sub-{number:02d}" for number in range(1, 17)]
 

@@ -22,28 +22,27 @@ SHARED_WITH_PLATFORM = {
     "datasets.quality.markup",
 }
 ALSO = {
-    "platform.new_eeg": {"datasets.eeg", "datasets.bad_channels", "datasets.bids.eeg", "datasets.recording"},
-    "platform.packaging": {"datasets.eeg"},
+    "platform.prediction.new_eeg": {"datasets.eeg", "datasets.bad_channels", "datasets.bids.eeg", "datasets.recording"},
+    "platform.tracking.packaging": {"datasets.eeg"},
     "platform.selftest": {"datasets.simulator.shards", "datasets.simulator.study"},
 }
 """New EEG must be treated as preparation did, and a model says how; a selftest simulates."""
-MLFLOW = {"platform.tracking", "platform.logged_model"}
-PORTABLE = "platform.portable"
+MLFLOW = {"platform.tracking.runs", "platform.tracking.logged_model"}
+PORTABLE = "platform.prediction.portable"
 """A logged model carries it under another package's name."""
 ADAPTED = {"platform.models.shallow_convnet": ("braindecode",)}
 """Models of optional libraries, each behind a module of its own."""
-# Each may import those behind it, none those before it.
-ORDER = (
-    ("platform.search",),
-    ("platform.study",),
-    ("platform.winner",),
-    ("platform.study_jobs",),
-    ("platform.study_settings",),
-    ("platform.racing", "platform.ledger", "platform.training"),
-    ("platform.fold_evaluation", "platform.job_model"),
-    ("platform.loop",),
-    ("platform.job",),
-    ("platform.windows",),
+# The rooms of platform from top to bottom: each may import those behind it, none those before it or beside it.
+ROOMS = (
+    {"study"},
+    {"report_pages", "tracking"},
+    {"evidence"},
+    {"training"},
+    {"ledger"},
+    {"racing", "proposals"},
+    {"data"},
+    {"scores", "models", "prediction"},
+    {"choices"},
 )
 # What may be called while a module is imported: it makes a constant, and touches nothing outside.
 HARMLESS_CALLS = {
@@ -139,7 +138,7 @@ def test_search_spaces_import_optuna_only(path):
 @pytest.mark.parametrize("path", of_room("platform/models"), ids=name_of)
 def test_models_import_torch_only(path):
     adapted = ADAPTED.get(module_name(path), ())
-    assert outside(path, "torch", "platform.models", "platform.activations", *adapted) == []
+    assert outside(path, "torch", "platform.models", "platform.choices.activations", *adapted) == []
 
 
 @pytest.mark.parametrize("path", of_room("platform"), ids=name_of)
@@ -154,13 +153,17 @@ def test_only_tracking_knows_mlflow(path):
     assert not knows or module_name(path) in MLFLOW
 
 
-@pytest.mark.parametrize("path", of_room("platform"), ids=name_of)
-def test_nothing_imports_upward(path):
-    names = [set(rank) for rank in ORDER]
-    rank = next((position for position, each in enumerate(names) if module_name(path) in each), None)
-    if rank is not None:
-        above = set().union(*names[:rank])
-        assert imports_of(path) & above == set()
+def test_every_room_of_platform_has_its_place():
+    folders = {path.parent.name for path in (ROOT / "platform").glob("*/*.py")}
+    assert set().union(*ROOMS) == folders
+
+
+@pytest.mark.parametrize("path", [path for path in of_room("platform") if path.parent.name != "platform"], ids=name_of)
+def test_no_room_imports_one_above_or_beside_it(path):
+    room = path.parent.name
+    rank = next(position for position, rooms in enumerate(ROOMS) if room in rooms)
+    barred = {f"platform.{each}" for each in set().union(*ROOMS[: rank + 1]) - {room}}
+    assert [name for name in imports_of(path) if ".".join(name.split(".")[:2]) in barred] == []
 
 
 # What happens on import

@@ -15,16 +15,16 @@ import pytest
 from test_killed_jobs import descendants, name_of
 
 from datasets.cluster import LOCAL, connected
-from platform import fold_jobs
-from platform.fold_jobs import FoldJobs, StudySteps, run_fold_jobs
-from platform.folds import Fold
-from platform.job import Job, Workers
-from platform.job_clock import JobClock
-from platform.ledger import Ledger, LedgerTrial, open_ledger
-from platform.products import DataSettings
-from platform.racing import RacingSettings
-from platform.samplers import Proposal
-from platform.training_config import Epochs
+from platform.data.folds import Fold
+from platform.data.products import DataSettings
+from platform.ledger.records import Ledger, LedgerTrial, open_ledger
+from platform.proposals.samplers import Proposal
+from platform.racing.next_job import RacingSettings
+from platform.study import fold_jobs
+from platform.study.fold_jobs import FoldJobs, StudySteps, run_fold_jobs
+from platform.study.job_clock import JobClock
+from platform.training.config import Epochs
+from platform.training.job import Job, Workers
 
 TIMEOUT_S = 3.0
 GROUP_TIMEOUT_S = 90.0
@@ -46,8 +46,9 @@ def standing_in(misbehaviours: Mapping[int, Callable[[], object]]) -> Callable[[
     """Return what runs a job whose training is this: some trials misbehave, the others score their number."""
 
     def run_job(config: dict, workers: Workers) -> None:
-        from platform import fold_jobs, training
-        from platform.ledger import FoldRecord
+        from platform.ledger.records import FoldRecord
+        from platform.study import fold_jobs
+        from platform.training import fold_job as training
 
         def train_worker(config: dict) -> FoldRecord | str:
             job = config["job"]

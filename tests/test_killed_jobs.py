@@ -16,13 +16,13 @@ from killable_job import NUM_EPOCHS, killable_job
 from small_study import write_small_study
 
 from datasets.cluster import LOCAL, connected
-from platform.fold_jobs import FoldJobs, StudySteps, run_fold_jobs
-from platform.job import Job, Workers, snapshots_of
-from platform.job_model import open_data
-from platform.ledger import FoldRecord, open_ledger
-from platform.racing import RacingSettings
-from platform.samplers import Proposal
-from platform.training import run_fold_job
+from platform.ledger.records import FoldRecord, open_ledger
+from platform.proposals.samplers import Proposal
+from platform.racing.next_job import RacingSettings
+from platform.study.fold_jobs import FoldJobs, StudySteps, run_fold_jobs
+from platform.training.fold_job import run_fold_job
+from platform.training.job import Job, Workers, snapshots_of
+from platform.training.job_model import open_data
 
 SCRIPT = Path(__file__).with_name("killable_job.py")
 ROOT = SCRIPT.parent.parent

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from datasets.errors import BadInput
-from platform.ledger import FoldRecord, Ledger, best_trial, open_ledger
-from platform.samplers import Proposal
-from platform.study_tables import trial_rows
+from platform.ledger.records import FoldRecord, Ledger, best_trial, open_ledger
+from platform.proposals.samplers import Proposal
+from platform.study.tables import trial_rows
 
 TERMS = {"racing": "paired"}
 NUM_FOLDS = 3

@@ -19,7 +19,7 @@ from optuna.distributions import FloatDistribution
 from postgres_server import running_postgresql
 
 from datasets.errors import BadInput
-from platform.ledger import (
+from platform.ledger.records import (
     MIGRATIONS,
     SCHEMA_VERSION,
     FoldRecord,
@@ -29,7 +29,7 @@ from platform.ledger import (
     open_ledger,
     read_ledger,
 )
-from platform.samplers import SAMPLERS, Proposal, propose, space_digest
+from platform.proposals.samplers import SAMPLERS, Proposal, propose, space_digest
 from search_spaces import SEARCH_SPACES, SearchSpace
 
 TESTS = Path(__file__).resolve().parent
@@ -608,9 +608,10 @@ def begun_as(ledger: Ledger, version: int) -> None:
 def test_a_study_of_an_older_schema_is_looked_at_as_it_is_and_migrated_when_it_goes_on(reopened, monkeypatch):
     begun_as(reopened(), 1)
     called = []
-    monkeypatch.setattr("platform.ledger.SCHEMA_VERSION", 3)
+    monkeypatch.setattr("platform.ledger.records.SCHEMA_VERSION", 3)
     monkeypatch.setattr(
-        "platform.ledger.MIGRATIONS", {number: lambda _, number=number: called.append(number) for number in (1, 2)}
+        "platform.ledger.records.MIGRATIONS",
+        {number: lambda _, number=number: called.append(number) for number in (1, 2)},
     )
     assert reopened()._study.user_attrs["terms"] == {**TERMS, "schema": 3}
     assert called == [1, 2]

@@ -9,7 +9,7 @@ from ray.train.torch import TorchConfig
 from watching import Watched, address_of, is_loopback, look
 
 from datasets.cluster import LOCAL, connected
-from platform.meeting_point import FileConfig, torch_config
+from platform.training.meeting_point import FileConfig, torch_config
 
 ADDRESSES = {
     "0.0.0.0": False,

@@ -12,12 +12,12 @@ from mlflow import MlflowClient
 from small_study import NUM_CHANNELS, NUM_VOXELS, RATE_HZ, write_small_study
 from torch import nn
 
-from platform.fold_models import exported
-from platform.logged_model import log_packaged
+from platform.data.products import DataSettings, StudyData
 from platform.models import Volumes
-from platform.packaging import Package
-from platform.portable import PortableModel
-from platform.products import DataSettings, StudyData
+from platform.prediction.portable import PortableModel
+from platform.tracking.logged_model import log_packaged
+from platform.tracking.packaging import Package
+from platform.training.fold_models import exported
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -3,10 +3,10 @@
 import pytest
 from two_workers import example_model, example_training
 
-from platform.ledger import FoldRecord, LedgerTrial
-from platform.loop import History, Scored, train
-from platform.median_stopping import GRACE_EPOCHS, MIN_JOBS, MedianCurve, median_curve
-from platform.training_config import Epochs, TrainingConfig
+from platform.ledger.records import FoldRecord, LedgerTrial
+from platform.training.config import Epochs, TrainingConfig
+from platform.training.loop import History, Scored, train
+from platform.training.median_stopping import GRACE_EPOCHS, MIN_JOBS, MedianCurve, median_curve
 
 MAX_EPOCHS = GRACE_EPOCHS + 4
 
@@ -79,7 +79,7 @@ def trial(number: int, *, state: str = "PRUNED", score: float | None = 0.3) -> L
 
 
 def curve_for(number: int, trials: list[LedgerTrial], commit_lag: int = 2) -> MedianCurve | None:
-    from platform.study_jobs import rivals_curve
+    from platform.study.jobs import rivals_curve
 
     return rivals_curve(trials, trials[number], 0, commit_lag=commit_lag, max_epochs=MAX_EPOCHS)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from platform.metrics import (
+from platform.scores.metrics import (
     HIGH_PASS_SECONDS,
     correlation_from_products,
     correlation_over_time,

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from searching import ROOT, environment
 
-from platform.data_jobs import score_baselines
-from platform.folds import leave_one_subject_out
-from platform.job import Job, Workers, job_seed
-from platform.products import DataSettings, StudyData
-from platform.samplers import propose
-from platform.training import run_fold_job
-from platform.training_config import Epochs
-from platform.windows import PAIRINGS
+from platform.data.folds import leave_one_subject_out
+from platform.data.products import DataSettings, StudyData
+from platform.data.windows import PAIRINGS
+from platform.proposals.samplers import propose
+from platform.training.config import Epochs
+from platform.training.data_jobs import score_baselines
+from platform.training.fold_job import run_fold_job
+from platform.training.job import Job, Workers, job_seed
 from search_spaces import SEARCH_SPACES
 
 SEEDS = (0, 1, 2)

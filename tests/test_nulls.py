@@ -7,14 +7,14 @@ import pytest
 from altered_study import with_other_bold
 from small_study import write_small_study
 
-from platform.baselines import score_baseline
-from platform.basis import gram_matrix
-from platform.data_jobs import baseline_runs, score_baselines
-from platform.flipped_data import FlippedData
-from platform.job_model import open_data
-from platform.nulls import NUM_SHIFTS, circular_shift_p, null_scores, ridge_flip_scores, ridge_null, sign_flips
-from platform.products import DataSettings, StudyData
-from platform.protocols import divided
+from platform.data.basis import gram_matrix
+from platform.data.flipped_data import FlippedData
+from platform.data.products import DataSettings, StudyData
+from platform.evidence.nulls import NUM_SHIFTS, circular_shift_p, null_scores, ridge_flip_scores, ridge_null, sign_flips
+from platform.evidence.protocols import divided
+from platform.scores.baselines import score_baseline
+from platform.training.data_jobs import baseline_runs, score_baselines
+from platform.training.job_model import open_data
 
 SUBJECTS = [f"sub-{number:02d}" for number in range(1, 6)]
 FOLDS = divided(SUBJECTS, 0, "loso", 0).folds

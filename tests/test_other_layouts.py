@@ -9,14 +9,14 @@ import small_study
 import torch
 from small_study import NUM_CHANNELS, NUM_VOXELS, write_small_study
 
-from platform import products
-from platform.data_jobs import score_baselines
-from platform.events import NUM_LAGS
-from platform.folds import Fold, leave_one_subject_out
-from platform.job import Job, Workers
-from platform.products import DataSettings, StudyData
-from platform.training import run_fold_job
-from platform.training_config import Epochs
+from platform.data import products
+from platform.data.folds import Fold, leave_one_subject_out
+from platform.data.products import DataSettings, StudyData
+from platform.scores.events import NUM_LAGS
+from platform.training.config import Epochs
+from platform.training.data_jobs import score_baselines
+from platform.training.fold_job import run_fold_job
+from platform.training.job import Job, Workers
 
 TR_S, STORED_HZ, RATE_HZ = 2.16, 500, 125
 VOLUMES, SUBJECTS = 60, 5

@@ -16,12 +16,12 @@ from small_study import write_small_study
 
 from datasets.command_line import run_command
 from datasets.errors import BadInput
-from platform.job import split_configuration
 from platform.models import ARCHITECTURES
 from platform.models.shape import ModelShape
-from platform.own_space import check_space, own_search_space, preset_configurations, search_space
-from platform.samplers import propose, space_digest
+from platform.proposals.samplers import propose, space_digest
 from platform.search import main, parse_arguments, study_settings
+from platform.study.own_space import check_space, own_search_space, preset_configurations, search_space
+from platform.training.job import split_configuration
 from search_spaces.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent

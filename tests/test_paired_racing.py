@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from platform.paired_racing import leaders, posterior
+from platform.racing.paired import leaders, posterior
 
 
 def table(trials: int, folds: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

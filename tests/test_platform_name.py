@@ -13,8 +13,8 @@ from environments import borrowing_python, run
 
 ROOT = Path(__file__).resolve().parent.parent
 PROBE = (
-    "import platform, platform.folds as folds, sys; "
-    "assert platform.system() and platform.folds is folds; "
+    "import platform, platform.data.folds as folds, sys; "
+    "assert platform.system() and platform.data.folds is folds; "
     "print(platform.system(), folds.__file__)"
 )
 
@@ -117,11 +117,11 @@ def test_pytest_works_as_a_script_and_as_a_module(tmp_path):
 
 SPAWN = """
 import multiprocessing
-import platform.folds
+import platform.data.folds
 
 def child(queue):
     import platform
-    queue.put((platform.system(), platform.folds.__file__))
+    queue.put((platform.system(), platform.data.folds.__file__))
 
 if __name__ == "__main__":
     context = multiprocessing.get_context({method!r})
@@ -146,8 +146,8 @@ import ray
 @ray.remote
 def child():
     import platform
-    import platform.folds
-    return platform.system(), platform.folds.__file__
+    import platform.data.folds
+    return platform.system(), platform.data.folds.__file__
 
 ray.init(
     address="local",

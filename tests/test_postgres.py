@@ -19,9 +19,9 @@ from standin_study import Standin, start_standin, table_of
 
 from datasets.errors import BadInput
 from datasets.retries import Patience
-from platform import ledger as ledger_module
-from platform.ledger import FoldRecord, open_ledger
-from platform.samplers import Proposal
+from platform.ledger import records as ledger_module
+from platform.ledger.records import FoldRecord, open_ledger
+from platform.proposals.samplers import Proposal
 
 MINUTES = 60.0
 OUTAGE_SECONDS = 3.0
@@ -186,7 +186,7 @@ def test_four_studies_at_once_on_one_ray_and_one_server_are_what_each_is_alone_o
 
 CLAIMING = """
 import sys
-from platform.ledger import open_ledger
+from platform.ledger.records import open_ledger
 with open_ledger(sys.argv[1], "claimed", {}).sole_writer():
     print("mine", flush=True)
     sys.stdin.read()

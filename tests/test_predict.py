@@ -17,22 +17,22 @@ from datasets.eeg import EegSettings, clean_eeg, fit_normaliser
 from datasets.errors import BadInput
 from datasets.recording import EegSignal
 from datasets.shards import read_shard
-from platform import new_eeg as new_eeg_module
 from platform import predict as predict_module
-from platform.finalists import Finalist, mean_square_error
-from platform.fold_models import exported
-from platform.folds import leave_one_subject_out
-from platform.job import Job
-from platform.logged_model import Standing, alias_of
-from platform.loop import Worker
-from platform.metrics import temporal_r
-from platform.new_eeg import rows_of, stretches_of
-from platform.packaging import Package, filter_kernel, half_width, write_package
-from platform.portable import PortableModel
+from platform.data.folds import leave_one_subject_out
+from platform.data.products import DataSettings
+from platform.evidence.finalists import Finalist, mean_square_error
 from platform.predict import checked_output, main, predict_file
-from platform.products import DataSettings
-from platform.training import TrainedFold, train_fold, whole_model
-from platform.training_config import Epochs
+from platform.prediction import new_eeg as new_eeg_module
+from platform.prediction.new_eeg import rows_of, stretches_of
+from platform.prediction.portable import PortableModel
+from platform.scores.metrics import temporal_r
+from platform.tracking.logged_model import Standing, alias_of
+from platform.tracking.packaging import Package, filter_kernel, half_width, write_package
+from platform.training.config import Epochs
+from platform.training.fold_job import TrainedFold, train_fold, whole_model
+from platform.training.fold_models import exported
+from platform.training.job import Job
+from platform.training.loop import Worker
 
 SUBJECTS = [f"sub-{number:02d}" for number in range(1, 5)]
 FOLD = leave_one_subject_out(SUBJECTS, 0)[0]

@@ -15,12 +15,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from platform import progress as progress_module
-from platform.folds import Fold
-from platform.job import Job
-from platform.ledger import FoldRecord, LedgerTrial
-from platform.products import DataSettings
-from platform.progress import (
+from platform.data.folds import Fold
+from platform.data.products import DataSettings
+from platform.ledger.records import FoldRecord, LedgerTrial
+from platform.study import progress as progress_module
+from platform.study.progress import (
     PlainProgress,
     RunningJob,
     Standing,
@@ -36,7 +35,8 @@ from platform.progress import (
     standard_error,
     time_line,
 )
-from platform.training_config import Epochs
+from platform.training.config import Epochs
+from platform.training.job import Job
 
 ROOT = Path(__file__).resolve().parent.parent
 TEST_SCORE = 0.777

@@ -11,16 +11,16 @@ from small_study import write_small_study
 
 from datasets.cluster import in_this_process
 from datasets.errors import BadInput
-from platform.findings import findings
-from platform.folds import leave_one_subject_out, leave_two_subjects_out, lock_away
-from platform.ledger import FoldRecord, LedgerTrial
-from platform.loop import Epochs
-from platform.products import DataSettings, StudyData
-from platform.protocols import divided, nested_scores
-from platform.study import search_untracked
-from platform.study_settings import StudySettings
-from platform.tracking import TrackingSettings
-from platform.verdict import NOTHING
+from platform.data.folds import leave_one_subject_out, leave_two_subjects_out, lock_away
+from platform.data.products import DataSettings, StudyData
+from platform.evidence.findings import findings
+from platform.evidence.protocols import divided, nested_scores
+from platform.evidence.verdict import NOTHING
+from platform.ledger.records import FoldRecord, LedgerTrial
+from platform.study.run import search_untracked
+from platform.study.settings import StudySettings
+from platform.tracking.runs import TrackingSettings
+from platform.training.loop import Epochs
 
 SUBJECTS = [f"sub-{number:02d}" for number in range(1, 17)]
 

@@ -13,7 +13,7 @@ from searching import ROOT, environment
 from datasets.cluster import cluster_size
 from datasets.errors import BadInput
 from datasets.storage import open_storage
-from platform.pruning import prune_cache, prune_jobs
+from platform.study.pruning import prune_cache, prune_jobs
 
 NOW = time.time()
 LONG_AGO = NOW - 30 * 86_400

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from platform.racing import (
+from platform.racing.next_job import (
     Done,
     FoldJob,
     Propose,

@@ -15,12 +15,12 @@ from datasets.command_line import run_command
 from datasets.errors import BadInput
 from datasets.redaction import RedactedFormatter, redacted
 from datasets.storage import keys_to_environment, without_secrets
-from platform.products import DataSettings
+from platform.data.products import DataSettings
 from platform.search import parse_arguments, study_settings, take_keys_out, whereabouts
-from platform.study_settings import StudySettings
-from platform.study_tables import main as study_tables
-from platform.tracking import TrackingSettings, check_tracking
-from platform.training import Workers
+from platform.study.settings import StudySettings
+from platform.study.tables import main as study_tables
+from platform.tracking.runs import TrackingSettings, check_tracking
+from platform.training.fold_job import Workers
 
 SECRET = "hush77-hush77"  # noqa: S105 - not one
 DATABASE = f"postgresql+psycopg2://me:{SECRET}@db.example/studies"

@@ -19,13 +19,13 @@ from browsing import CHROMIUM, QUIET, browser
 from datasets.command_line import run_command
 from datasets.errors import BadInput
 from platform import report
-from platform.data_quality import QUALITY
-from platform.findings import findings
-from platform.ledger import FoldRecord, Ledger, open_ledger, read_ledger
+from platform.data.quality import QUALITY
+from platform.evidence.findings import findings
+from platform.evidence.verdict import WORDS
+from platform.ledger.records import FoldRecord, Ledger, open_ledger, read_ledger
+from platform.proposals.samplers import Proposal
 from platform.report import compared_page, report_page
 from platform.report_pages.studied import FOLD_SUBJECTS
-from platform.samplers import Proposal
-from platform.verdict import WORDS
 
 AXE = os.environ.get("AXE_CORE", "")
 NUM_FOLDS = 4

@@ -10,12 +10,12 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from datasets.errors import BadInput
-from platform import ledger as ledgers
-from platform.ledger import FoldRecord, open_ledger
-from platform.positions import POPULATION, nsga2_positions, position_of, value_at
-from platform.samplers import SAMPLERS, propose
-from platform.seen_trials import COST, as_seen_by, estimates
-from platform.warm_start import NUM_STARTS, legal_starts, starting_parameters
+from platform.ledger import records as ledgers
+from platform.ledger.records import FoldRecord, open_ledger
+from platform.proposals.positions import POPULATION, nsga2_positions, position_of, value_at
+from platform.proposals.samplers import SAMPLERS, propose
+from platform.proposals.seen_trials import COST, as_seen_by, estimates
+from platform.study.warm_start import NUM_STARTS, legal_starts, starting_parameters
 from search_spaces import SEARCH_SPACES, SearchSpace
 
 NUM_FOLDS = 4

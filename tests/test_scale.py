@@ -13,7 +13,7 @@ from benchmarks import scale
 from benchmarks.scale import SUBJECTS, Plan, Units, fold_jobs, needs, table
 from datasets.shards import read_manifest
 from datasets.storage import open_storage
-from platform.products import DataSettings, StudyData
+from platform.data.products import DataSettings, StudyData
 
 UNITS = Units(manifest_bytes=3787, record_bytes=3544, read_s=48e-6, flops_per_window=28e6)
 QUADRATIC = {"Gram matrix of all windows, GB": 1e8}

@@ -8,19 +8,19 @@ import pytest
 import torch
 from model_shapes import build, eeg
 
-from platform.activations import ACTIVATIONS
-from platform.job import split_configuration
-from platform.losses import LOSSES
+from platform.choices.activations import ACTIVATIONS
+from platform.choices.losses import LOSSES
+from platform.choices.optimizers import OPTIMIZERS
+from platform.choices.schedules import SCHEDULES
 from platform.models import ADAPTERS, ARCHITECTURES
 from platform.models.convolutional import MIXINGS, POOLINGS
 from platform.models.embedding import EMBEDDINGS
 from platform.models.encoding import ENCODINGS
 from platform.models.reading import LAGS, LEVELS, MONTAGES
 from platform.models.transformer import DECODINGS, TOKENS
-from platform.optimizers import OPTIMIZERS
-from platform.samplers import propose
-from platform.schedules import SCHEDULES
-from platform.training_config import TrainingConfig
+from platform.proposals.samplers import propose
+from platform.training.config import TrainingConfig
+from platform.training.job import split_configuration
 from search_spaces import SEARCH_SPACES
 
 NUM_DRAWN, BUILT_EVERY = 1000, 50

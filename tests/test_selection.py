@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from platform.selection import best_position, cross_selected
+from platform.scores.selection import best_position, cross_selected
 
 EPOCHS, STUDIES = 30, 4000
 

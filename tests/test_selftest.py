@@ -8,12 +8,12 @@ from small_study import write_small_study
 from datasets.cluster import in_this_process
 from datasets.simulator.study import SimulationSettings
 from platform import selftest
-from platform.loop import Epochs
-from platform.products import DataSettings
+from platform.data.products import DataSettings
+from platform.evidence.verdict import CONFOUND, EEG_SPECIFIC, NOTHING, WORDS
 from platform.selftest import RIGHT, Control, by_chance, is_fooled, table
-from platform.study_settings import StudySettings
-from platform.tracking import TrackingSettings
-from platform.verdict import CONFOUND, EEG_SPECIFIC, NOTHING, WORDS
+from platform.study.settings import StudySettings
+from platform.tracking.runs import TrackingSettings
+from platform.training.loop import Epochs
 
 
 def control(signal: str, verdict: str, seed: int = 0) -> Control:

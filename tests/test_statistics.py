@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from platform.statistics import (
+from platform.evidence.statistics import (
     RAW,
     bbc_cv,
     both,

@@ -11,9 +11,9 @@ from searching import ROOT, environment
 
 from datasets.command_line import run_command
 from datasets.errors import BadInput
-from platform.ledger import FoldRecord, Ledger, open_ledger, read_ledger, study_names
-from platform.samplers import Proposal
-from platform.study_tables import COMMANDS, export, main, shown, trial_rows
+from platform.ledger.records import FoldRecord, Ledger, open_ledger, read_ledger, study_names
+from platform.proposals.samplers import Proposal
+from platform.study.tables import COMMANDS, export, main, shown, trial_rows
 
 NUM_FOLDS = 3
 SCORES = {0: [0.1, 0.2, 0.3], 1: [0.4, 0.5, 0.6], 2: [0.9]}

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from platform.baselines import BASELINES, CONFOUNDS, FITTED_IN_SUBJECT, KNOWS_EEG
-from platform.calibration import Calibration
-from platform.findings import Findings
-from platform.ledger import WINNER, BaselineFolds, FoldRecord, LedgerTrial
-from platform.statistics import MIXED_MODEL, RAW, Estimate
-from platform.study_result import StudyResult
-from platform.summary import WIDTH, summary
-from platform.verdict import CONFOUND, Verdict
+from platform.evidence.findings import Findings
+from platform.evidence.statistics import MIXED_MODEL, RAW, Estimate
+from platform.evidence.verdict import CONFOUND, Verdict
+from platform.ledger.records import WINNER, BaselineFolds, FoldRecord, LedgerTrial
+from platform.scores.baselines import BASELINES, CONFOUNDS, FITTED_IN_SUBJECT, KNOWS_EEG
+from platform.study.result import StudyResult
+from platform.study.summary import WIDTH, summary
+from platform.training.calibration import Calibration
 
 NUM_SUBJECTS = 5
 FOUND = Findings(

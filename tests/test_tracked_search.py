@@ -10,7 +10,7 @@ from searching import QUICK, finish_search, start_search
 from small_study import write_small_study
 
 from conftest import free_ports
-from platform.ledger import Ledger, read_ledger
+from platform.ledger.records import Ledger, read_ledger
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

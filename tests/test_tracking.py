@@ -22,18 +22,18 @@ from torch import nn
 
 from conftest import free_ports
 from datasets.errors import BadInput
-from platform import outbox
-from platform.findings import findings
-from platform.fold_models import exported
-from platform.ledger import FoldRecord, Ledger, open_ledger
-from platform.logged_model import CHAMPION, fetch
+from platform.data.products import DataSettings, StudyData
+from platform.evidence.findings import findings
+from platform.ledger.records import FoldRecord, Ledger, open_ledger
 from platform.models import Volumes
-from platform.packaging import Package
-from platform.portable import PortableModel
-from platform.products import DataSettings, StudyData
-from platform.samplers import propose
-from platform.study_note import Origin, study_note
-from platform.tracking import TEST, VALIDATION, TrackedData, Tracker, TrackingSettings, check_tracking
+from platform.prediction.portable import PortableModel
+from platform.proposals.samplers import propose
+from platform.tracking import outbox
+from platform.tracking.logged_model import CHAMPION, fetch
+from platform.tracking.packaging import Package
+from platform.tracking.runs import TEST, VALIDATION, TrackedData, Tracker, TrackingSettings, check_tracking
+from platform.tracking.study_note import Origin, study_note
+from platform.training.fold_models import exported
 from search_spaces import SEARCH_SPACES
 
 DIGEST = "0123456789abcdef" * 4

@@ -14,20 +14,29 @@ from altered_study import with_other_bold
 from small_study import NUM_VOXELS, write_small_study
 
 from datasets.storage import open_storage
-from platform import loop, products, snapshots
-from platform.figures import trace_figure
-from platform.folds import leave_one_subject_out
-from platform.job import Job, Workers, job_seed
-from platform.job_model import build_model
-from platform.ledger import FoldRecord
-from platform.loop import Scored, TrainingDiverged, Worker, largest_fitting_batch, pieces_of_workers, predict, train
+from platform.data import products
+from platform.data.folds import leave_one_subject_out
+from platform.data.products import DataSettings, StudyData
+from platform.data.training_set import TrainingSet
+from platform.data.windows import WINDOW_VOLUMES, eeg_batch, window_index
+from platform.ledger.records import FoldRecord
 from platform.models import ARCHITECTURES, Volumes
-from platform.products import DataSettings, StudyData
-from platform.snapshots import JobSnapshots
-from platform.training import run_fold_job
-from platform.training_config import Epochs, TrainingConfig
-from platform.training_set import TrainingSet
-from platform.windows import WINDOW_VOLUMES, eeg_batch, window_index
+from platform.tracking.figures import trace_figure
+from platform.training import loop, snapshots
+from platform.training.config import Epochs, TrainingConfig
+from platform.training.fold_job import run_fold_job
+from platform.training.job import Job, Workers, job_seed
+from platform.training.job_model import build_model
+from platform.training.loop import (
+    Scored,
+    TrainingDiverged,
+    Worker,
+    largest_fitting_batch,
+    pieces_of_workers,
+    predict,
+    train,
+)
+from platform.training.snapshots import JobSnapshots
 
 ROOT = Path(__file__).resolve().parent.parent
 SUBJECTS, VOLUMES = 6, 90

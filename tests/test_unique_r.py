@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.optimize import nnls
 
-from platform.metrics import high_passed, temporal_r
-from platform.unique_r import combination, combined, unique_r
+from platform.scores.metrics import high_passed, temporal_r
+from platform.scores.unique_r import combination, combined, unique_r
 
 T, V, TR_S = 120, 6, 2.0
 WEIGHTS = np.array([0, 1, 2, 0.5, 1, 3])

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from platform.verdict import (
+from platform.evidence.verdict import (
     CONFOUND,
     EEG_SPECIFIC,
     NOT_BEYOND_EVENTS,

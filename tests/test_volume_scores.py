@@ -9,9 +9,9 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 
-from platform.image_scores import SSIM_VOLUMES, SubjectImage, image_scores, similarity_map
-from platform.metrics import fluctuations, high_passed
-from platform.volume_scores import (
+from platform.scores.image_scores import SSIM_VOLUMES, SubjectImage, image_scores, similarity_map
+from platform.scores.metrics import fluctuations, high_passed
+from platform.scores.volume_scores import (
     APART_SECONDS,
     VOLUME_SCORES,
     GreyMatter,

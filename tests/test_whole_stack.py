@@ -25,7 +25,7 @@ from deploy.stack.postgresql import programs
 from deploy.stack.processes import Identity, command_line, with_descendants
 from deploy.stack.server import Server
 from deploy.stack.stack import STUDIES, Stack, StackSettings
-from platform.ledger import FoldRecord, Ledger, read_ledger
+from platform.ledger.records import FoldRecord, Ledger, read_ledger
 
 NUM_SUBJECTS, NUM_VOLUMES = 5, 120
 SEARCH = ("python", "-m", "platform.search", "transformer")

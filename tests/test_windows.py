@@ -26,9 +26,9 @@ from datasets.shards import (
     write_table,
 )
 from datasets.storage import open_storage, write_whole
-from platform import windows
-from platform.once import made_once
-from platform.windows import (
+from platform.data import windows
+from platform.data.once import made_once
+from platform.data.windows import (
     PAIRINGS,
     RATES_HZ,
     RunCache,

@@ -8,14 +8,14 @@ import torch
 from small_study import write_small_study
 
 from datasets.cluster import LOCAL, connected, run_tasks
-from platform.finalists import OBJECTIVE, TEST, score_finalist
-from platform.folds import leave_one_subject_out
-from platform.job import Job, Workers
-from platform.job_model import open_data
-from platform.ledger import FoldRecord
-from platform.products import DataSettings, StudyData
-from platform.training import run_fold_job
-from platform.training_config import Epochs
+from platform.data.folds import leave_one_subject_out
+from platform.data.products import DataSettings, StudyData
+from platform.evidence.finalists import OBJECTIVE, TEST, score_finalist
+from platform.ledger.records import FoldRecord
+from platform.training.config import Epochs
+from platform.training.fold_job import run_fold_job
+from platform.training.job import Job, Workers
+from platform.training.job_model import open_data
 
 pytestmark = [
     pytest.mark.slow,

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import distributed, multiprocessing, nn
 
-from platform.loop import History, Scored, Worker, predict, train, without_wrapper
+from platform.data.training_set import TrainingSet
+from platform.data.windows import WINDOW_VOLUMES, CachedRun
 from platform.models import ARCHITECTURES
 from platform.models.ensemble import Ensemble
 from platform.models.penalties import Penalised
 from platform.models.shape import ModelShape
 from platform.models.subject_layers import SubjectMixing, WithSubjectLayer
-from platform.training_config import Epochs, TrainingConfig
-from platform.training_set import TrainingSet
-from platform.windows import WINDOW_VOLUMES, CachedRun
+from platform.training.config import Epochs, TrainingConfig
+from platform.training.loop import History, Scored, Worker, predict, train, without_wrapper
 
 CHANNELS, VOXELS, RATE_HZ, WINDOWS = 3, 8, 125, 22
 """With batches of 7, two workers have unequal shares, and the last batch holds a single window: none for the second."""

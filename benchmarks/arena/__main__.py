@@ -25,7 +25,7 @@ from benchmarks.arena.results import Plays, common_seeds, read_plays, write_play
 from benchmarks.arena.rules import Ours
 from benchmarks.arena.tables import TABLES, ScoreTable, generate
 from benchmarks.table import Row, print_table
-from platform.racing import RACINGS
+from platform.racing.next_job import RACINGS
 
 NUM_TRIALS, QUICK_TRIALS = 128, 48
 QUICK_SEEDS = 2

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from benchmarks.arena.tables import ScoreTable
 from datasets.shards import read_manifest
 from datasets.storage import open_storage
-from platform.folds import leave_one_subject_out
-from platform.job import Job, Workers, job_seed
-from platform.products import DataSettings
-from platform.samplers import Proposal, propose
-from platform.training import run_fold_job
-from platform.training_config import Epochs
+from platform.data.folds import leave_one_subject_out
+from platform.data.products import DataSettings
+from platform.proposals.samplers import Proposal, propose
+from platform.training.config import Epochs
+from platform.training.fold_job import run_fold_job
+from platform.training.job import Job, Workers, job_seed
 from search_spaces import SEARCH_SPACES
 
 ARCHITECTURE = "band_power"

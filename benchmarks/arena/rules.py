@@ -12,8 +12,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from benchmarks.arena.clock import Job
 from benchmarks.arena.tables import Rows, ScoreTable
-from platform.racing import Propose, Race, RacingSettings, RunFold, TrialProgress
-from platform.samplers import Proposal, propose
+from platform.proposals.samplers import Proposal, propose
+from platform.racing.next_job import Propose, Race, RacingSettings, RunFold, TrialProgress
 from search_spaces import SearchSpace
 
 
@@ -32,7 +32,7 @@ def feature_names(table: ScoreTable) -> list[str]:
 
 
 class Ours:
-    """``platform.racing`` and ``platform.samplers``; recommends the best mean over the most folds.
+    """``platform.racing.next_job`` and ``platform.proposals.samplers``; recommends the best mean over the most folds.
 
     Once a trial has all folds this is the winner of a real search.
     """

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from benchmarks.arena.ranks import critical_difference, friedman_p, mean_ranks
 from benchmarks.table import Row, print_table
-from platform.samplers import Proposal, propose
+from platform.proposals.samplers import Proposal, propose
 from search_spaces import SearchSpace
 
 NUM_TRIALS = 64
@@ -72,7 +72,7 @@ def drawn(trial: optuna.Trial, choices: Mapping[str, list[Any]]) -> dict[str, An
 
 
 class Ours:
-    """``platform.samplers.propose``, which is shown a history as a ledger holds it: here of one fold."""
+    """``platform.proposals.samplers.propose``, which is shown a history as a ledger holds it: here of one fold."""
 
     def __init__(self, sampler: str, problem: Problem, seed: int) -> None:
         self._sampler, self._seed = sampler, seed

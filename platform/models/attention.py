@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from platform.activations import ACTIVATIONS
+from platform.choices.activations import ACTIVATIONS
 from platform.models.blocks import NORMS, StochasticDepth
 
 KeysValues = tuple[Tensor, Tensor]

@@ -1,7 +1,7 @@
 """A small network on lagged log band power: what ridge regression reads, with the choices of a network.
 
 The features have no parameters and depend on a window's EEG alone: they are computed once per run, and training on
-them takes a tenth of the time.  They are ``platform.band_power.lagged_band_power`` within the window, up to a constant
+them takes a tenth of the time.  They are ``lagged_band_power`` (``platform.data``) within the window, up to a constant
 per run and feature, of the channels as recorded and of each less its neighbours; its constants stand here again,
 because models import torch only.
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from platform.activations import ACTIVATIONS
+from platform.choices.activations import ACTIVATIONS
 from platform.models.blocks import NORMS, EncodedModel, Trunk, check_at_least, check_choices, check_shares, linear_head
 from platform.models.reading import laplacian
 from platform.models.shape import ModelShape

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from platform.activations import ACTIVATIONS
+from platform.choices.activations import ACTIVATIONS
 from platform.models.shape import ModelShape
 from platform.models.subjects import SubjectNorm
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from platform.activations import ACTIVATIONS
+from platform.choices.activations import ACTIVATIONS
 from platform.models.blocks import NORMS, EncodedModel, Trunk, check_at_least, check_choices, check_shares, linear_head
 from platform.models.reading import LAGS, LEVELS, MONTAGES, Reading, sine_cosine_pairs
 from platform.models.shape import ModelShape

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from platform.activations import ACTIVATIONS
+from platform.choices.activations import ACTIVATIONS
 from platform.models.blocks import NORMS, EncodedModel, Trunk, check_at_least, check_choices, check_shares, linear_head
 from platform.models.embedding import READING_CHOICES, ChannelTokens, ReadingConfig, read_eeg
 from platform.models.shape import ModelShape

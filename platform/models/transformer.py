@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from platform.activations import ACTIVATIONS
+from platform.choices.activations import ACTIVATIONS
 from platform.models.attention import DecoderLayer, EncoderLayer, KeysValues
 from platform.models.blocks import NORMS, EncodedModel, check_at_least, check_choices, check_shares, small
 from platform.models.embedding import READING_CHOICES, ChannelTokens, PatchTokens, ReadingConfig, read_eeg

@@ -14,7 +14,7 @@ import numpy as np
 
 from datasets.errors import BadInput
 from datasets.quality.markup import Markup, element, row, table
-from platform.brain_maps import BrainMaps, kept_brain_maps
+from platform.evidence.brain_maps import BrainMaps, kept_brain_maps
 from platform.report_pages.charts import Chart, layout_of, markers
 from platform.report_pages.page import Section, download, paragraph
 from platform.report_pages.score_sections import ROW_HEIGHT, number

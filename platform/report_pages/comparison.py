@@ -6,7 +6,7 @@ Takes studies as their reports read them; gives a page.
 from collections.abc import Sequence
 
 from datasets.quality.markup import Markup, element, row, table
-from platform.ledger import mean
+from platform.ledger.records import mean
 from platform.report_pages.charts import Chart, interval, layout_of, line
 from platform.report_pages.page import Section, paragraph, whole_page
 from platform.report_pages.score_sections import ROW_HEIGHT, SCORE, number, within

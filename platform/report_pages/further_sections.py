@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 from datasets.quality.markup import Markup, element, row, table
-from platform.ledger import mean
+from platform.ledger.records import mean
 from platform.report_pages.charts import Chart, layout_of, line, markers
 from platform.report_pages.page import Section, paragraph
 from platform.report_pages.score_sections import ROW_HEIGHT, SCORE, number

@@ -8,11 +8,11 @@ from importlib import metadata
 from typing import Any
 
 from datasets.quality.markup import Markup, element, row, table
-from platform.provenance import code_version
+from platform.evidence.statistics import ESTIMATES
+from platform.ledger.provenance import code_version
 from platform.report_pages.page import Section, download, paragraph
 from platform.report_pages.score_sections import number
 from platform.report_pages.studied import Studied
-from platform.statistics import ESTIMATES
 
 PACKAGES = ("mne", "mlflow", "nibabel", "nilearn", "numpy", "optuna", "plotly", "ray", "scipy", "torch")
 RACING = {

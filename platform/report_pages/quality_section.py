@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from scipy.stats import spearmanr
 
 from datasets.quality.markup import row, table
-from platform.data_quality import FIGURES, QUALITY
+from platform.data.quality import FIGURES, QUALITY
 from platform.report_pages.charts import Chart, Trace, layout_of, markers
 from platform.report_pages.score_sections import SCORE, number
 from platform.report_pages.studied import Studied

@@ -8,13 +8,13 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from datasets.quality.markup import MINUS, Markup, element, row, table
-from platform.findings import Findings
-from platform.ledger import LedgerTrial, mean
+from platform.evidence.findings import Findings
+from platform.evidence.statistics import ESTIMATES, LOCKED_AWAY, NESTED, Comparison, Estimate
+from platform.evidence.verdict import WORDS
+from platform.ledger.records import LedgerTrial, mean
 from platform.report_pages.charts import Chart, Trace, heat_map, interval, layout_of, line, markers
 from platform.report_pages.page import Section, paragraph
 from platform.report_pages.studied import KIND_NAMES, KINDS, Studied
-from platform.statistics import ESTIMATES, LOCKED_AWAY, NESTED, Comparison, Estimate
-from platform.verdict import WORDS
 
 MOST_TRIALS = 50
 MOST_IN_MAP = 30

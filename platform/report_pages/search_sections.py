@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datasets.quality.markup import Markup, row, table
-from platform.ledger import LedgerTrial, mean
+from platform.ledger.records import LedgerTrial, mean
 from platform.report_pages.charts import COLOURS, HEIGHT, Chart, Trace, band, interval, layout_of, line, markers
 from platform.report_pages.page import Section, paragraph
 from platform.report_pages.score_sections import MOST_TRIALS, ROW_HEIGHT, number

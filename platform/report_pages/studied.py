@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from platform.findings import Findings
-from platform.ledger import BaselineFolds, Ledger, LedgerTrial
+from platform.evidence.findings import Findings
+from platform.ledger.records import BaselineFolds, Ledger, LedgerTrial
 
 TEST = "test"
 FOLD_SUBJECTS = "fold_subjects"

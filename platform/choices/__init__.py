@@ -1,0 +1,1 @@
+"""What a trial may choose from by name: activations, augmentations, losses, optimizers, schedules."""

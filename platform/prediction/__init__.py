@@ -1,0 +1,1 @@
+"""New EEG to predicted volumes; ``portable`` and ``alignment`` travel with a logged model."""

@@ -1,0 +1,1 @@
+"""Which configuration comes next: samplers, and what these are shown of earlier trials."""

@@ -1,0 +1,116 @@
+"""How long fold jobs run: a job that hangs is ended, with all its processes, and known by its record.
+
+Takes Ray Tune's word on which jobs start and end; gives the records of those for whose end the job itself is to blame.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+
+from platform.ledger.records import FoldRecord
+from platform.training.job import Job, snapshots_of
+
+logger = logging.getLogger(__name__)
+
+_SECONDS_PER_MINUTE = 60.0
+_KILLED_FOR_MEMORY = ("OutOfMemoryError", "RAY_memory_usage_threshold")
+"""How Ray tells of a process that it killed for the memory of its node."""
+
+
+@dataclass(kw_only=True)
+class _Running:
+    trial: Trial
+    since_s: float
+    is_overdue: bool = False
+
+    @property
+    def job(self) -> Job:
+        job: Job = self.trial.config["job"]
+        return job
+
+
+class JobClock(tune.Callback):
+    """Tune's word on jobs, and their time: started anew for a job whose process was lost.
+
+    A hanging job cannot be asked to end, so its process is killed; Ray kills the processes that this one started.
+    """
+
+    def __init__(
+        self, timeout_s: float, on_start: Callable[[Job], None], on_end: Callable[[Job], None], max_failures: int
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._on_start, self._on_end = on_start, on_end
+        self._max_failures = max_failures
+        self._running: dict[str, _Running] = {}
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ANN401
+        """Start a job's time."""
+        self._running[trial.trial_id] = _Running(trial=trial, since_s=time.monotonic())
+        self._on_start(self._running[trial.trial_id].job)
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ANN401
+        """Stop the time of a job that waits for another process, and say so."""
+        job: Job = trial.config["job"]
+        assert job.fold is not None
+        logger.warning(
+            "trial %d on fold %d lost its process, or an error ended it: it goes on in another one (%d of %d times)",
+            job.trial, job.fold.number, trial.num_failures, self._max_failures,
+        )  # fmt: skip
+        self._forget(trial)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ANN401
+        """Stop a job's time."""
+        self._forget(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ANN401
+        """Stop a job's time."""
+        self._forget(trial)
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:  # noqa: ANN401
+        """Kill the processes of jobs whose time is over; Tune shall not start them again."""
+        for running in self._running.values():
+            actor = running.trial.temporary_state.ray_actor
+            if not running.is_overdue and actor is not None and time.monotonic() - running.since_s > self._timeout_s:
+                running.is_overdue = True
+                running.trial.max_failures = 0
+                ray.kill(actor)
+
+    def failed_record(self, trial_id: str) -> FoldRecord | None:
+        """Return the record of a job that ended without one; None where the job is not to blame."""
+        running = self._running.get(trial_id)
+        if running is None or not (reason := self._reason(running)):
+            return None
+        job = running.job
+        assert job.fold is not None
+        if (snapshots := snapshots_of(job)) is not None:
+            snapshots.remove()
+        seconds = round(time.monotonic() - running.since_s, 2)
+        return FoldRecord(
+            trial=job.trial, fold=job.fold.number, repeat=job.repeat, score=None, seed=job.seed, seconds=seconds,
+            stop_reason=reason,
+        )  # fmt: skip
+
+    def _reason(self, running: _Running) -> str:
+        if running.is_overdue:
+            return f"took more than {self._timeout_s / _SECONDS_PER_MINUTE:g} minutes"
+        errors = running.trial.error_file
+        told = Path(errors).read_text(encoding="utf-8") if errors else ""
+        if any(sign in told for sign in _KILLED_FOR_MEMORY):
+            return f"out of memory: Ray killed it {self._max_failures + 1} times"
+        return ""
+
+    def _forget(self, trial: Trial) -> None:
+        running = self._running.pop(trial.trial_id, None)
+        if running is not None:
+            self._on_end(running.job)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Give Tune, which pickles its settings, an empty copy."""
+        return {}
