@@ -46,7 +46,9 @@ def scores_of_study(folder, seed):
     options = ("--subjects", "6", "--runs", "2", "--volumes", "120", "--signal", "none", "--workers", "2")
     for command in (("datasets.simulate", raw, *options, "--seed", str(seed)), ("datasets.prepare", raw, shards)):
         subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env=environment(folder), check=True, timeout=900)
-    return {pairing: scores_of_pairing(folder, shards, pairing, seed) for pairing in PAIRINGS}
+    scores = {pairing: scores_of_pairing(folder, shards, pairing, seed) for pairing in PAIRINGS}
+    print(f"seed {seed}: {scores}", flush=True)
+    return scores
 
 
 def scores_of_pairing(folder, shards, pairing, seed):
