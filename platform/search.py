@@ -33,6 +33,7 @@ from platform.racing.budgets import Budgets
 from platform.racing.next_job import RACINGS
 from platform.study.own_space import search_space
 from platform.study.progress import PROGRESS
+from platform.study.replication import frozen_winner
 from platform.study.run import check_data, search
 from platform.study.settings import StudySettings
 from platform.study.summary import summary
@@ -166,7 +167,7 @@ def study_settings(arguments: argparse.Namespace) -> StudySettings:
             gpus=arguments.gpus_per_worker,
             storage=arguments.job_storage or str(home / "jobs"),
         ),
-        num_trials=arguments.trials,
+        num_trials=1 if arguments.replicate else arguments.trials,
         racing=arguments.racing,
         commit_lag=arguments.commit_lag,
         finalists=arguments.finalists,
@@ -190,6 +191,7 @@ def study_settings(arguments: argparse.Namespace) -> StudySettings:
         lock_away=arguments.lock_away,
         null_flips=arguments.null_flips,
         null_repeats=arguments.null_repeats,
+        replicate=arguments.replicate or "",
     )
 
 
@@ -225,7 +227,10 @@ def _calibration(how: str | None, minutes: float) -> Calibration | None:
 
 
 def with_starts(settings: StudySettings) -> StudySettings:
-    """Return the settings with the parameters of the study that they start from."""
+    """Return the settings with what they take of an earlier study: parameters to start from, or its winner, frozen."""
+    if settings.replicate:
+        frozen = frozen_winner(settings.replicate, settings.storage_url, settings.name)
+        return dataclasses.replace(settings, frozen=frozen)
     if not settings.start_from:
         return settings
     space = search_space(settings.architecture, settings.search_space, settings.preset)
@@ -297,6 +302,12 @@ def _add_search(parser: CommandParser, num_trials: int) -> None:
         "--start-from",
         metavar="STUDY",
         help="an earlier study, or URL#STUDY in another storage: its best are the trials after the default",
+    )
+    add(
+        "--replicate",
+        metavar="STUDY",
+        help="an earlier study, or URL#STUDY in another storage: its best configuration, frozen, is the one trial on "
+        "these other shards; --trials counts for nothing",
     )
     add("--preset", choices=sorted(PRESETS), help="the first trials: fixed configurations, before the default one")
     add(

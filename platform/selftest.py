@@ -19,6 +19,7 @@ from scipy.stats import binom
 
 from datasets.cluster import connected
 from datasets.command_line import CommandParser, positive_integer, run_command
+from datasets.errors import BadInput
 from datasets.shards import Manifest, read_manifest
 from datasets.simulator.shards import DEFAULT_EEG_RATE_HZ, simulate_shards
 from datasets.simulator.study import SimulationSettings
@@ -109,6 +110,8 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     arguments.command = parser.spelled_out(arguments)
     check_architecture(arguments)
+    if arguments.replicate:
+        raise BadInput("a selftest searches simulated studies; leave out --replicate, which searches nothing")
     return arguments
 
 

@@ -9,6 +9,7 @@ other form.
 Suffixes: T trials, S subjects, which are numbered as the folds that they test.
 """
 
+import dataclasses
 import itertools
 import math
 import statistics
@@ -41,7 +42,7 @@ from platform.evidence.statistics import (
     mixed_means,
     smallest_effect,
 )
-from platform.evidence.verdict import Evidence, Step, Verdict, verdict
+from platform.evidence.verdict import Evidence, Step, Verdict, evidence_of, verdict
 from platform.ledger.records import Ledger, LedgerTrial, best_trial
 from platform.racing.paired import leaders, posterior
 from platform.scores.baselines import FITTED_IN_SUBJECT
@@ -57,6 +58,8 @@ FEWEST_TRIALS = 10
 FEWEST_FLIPS = 19
 """With fewer no p is as low as .05."""
 RUNNER_UP = "runner-up"
+REPLICATIONS = "replications"
+"""Under this a ledger keeps what its winner's configuration showed in other data sets (``platform.study.replication``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,13 +127,9 @@ def findings(ledger: Ledger) -> Findings:
     Raises:
         BadInput: the search is not over, or no trial has run on all folds.
     """
-    winner = best_trial(ledger.trials)
-    if not ledger.is_closed:
-        raise BadInput(f"the search of study {ledger.name} is not over; run its command again to its end")
-    if winner is None:
-        raise BadInput(f"study {ledger.name} has no trial on all folds; run its command with more --trials")
+    winner = winner_of(ledger)
     is_nested = bool(ledger.noted(NESTED))
-    raw, best, bootstrapped = _nested_estimates(ledger) if is_nested else _estimates(ledger, winner)
+    raw, best, bootstrapped = _all_estimates(ledger, winner)
     comparisons = () if is_nested else _comparisons(ledger, winner, raw.mean - best.mean)
     lead = leading(ledger.trials, len(winner.scores))
     scores_S, num_training = _by_subject(ledger, winner), _num_training(ledger, winner)
@@ -149,8 +148,27 @@ def findings(ledger: Ledger) -> Findings:
         seed_sd=_seed_sd(ledger.trials),
         importance=importance(ledger.trials, ledger.history(len(ledger.trials)), int(ledger.terms.get("seed", 0))),
         nulls=_nulls(ledger),
-        verdict=verdict(_evidence(ledger, winner, raw, best)),
+        verdict=verdict(
+            dataclasses.replace(_evidence(ledger, winner, raw, best), replications=_replications(ledger, winner))
+        ),
     )
+
+
+def winner_of(ledger: Ledger) -> LedgerTrial:
+    """Return the best trial of a study; BadInput where its search is not over, or no trial has run on all folds."""
+    winner = best_trial(ledger.trials)
+    if not ledger.is_closed:
+        raise BadInput(f"the search of study {ledger.name} is not over; run its command again to its end")
+    if winner is None:
+        raise BadInput(f"study {ledger.name} has no trial on all folds; run its command with more --trials")
+    return winner
+
+
+def evidence(ledger: Ledger) -> Evidence:
+    """Return what a closed study's verdict is made of, without what other data sets say; BadInput as ``findings``."""
+    winner = winner_of(ledger)
+    raw, best, _ = _all_estimates(ledger, winner)
+    return _evidence(ledger, winner, raw, best)
 
 
 def leading(trials: Sequence[LedgerTrial], num_folds: int) -> list[LedgerTrial]:
@@ -199,6 +217,10 @@ def _shares(trials: Sequence[tuple[FrozenTrial, float]]) -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna's own, where the best trials of a draw are all alike
         return dict(get_param_importances(study, evaluator=PedAnovaImportanceEvaluator()))
+
+
+def _all_estimates(ledger: Ledger, winner: LedgerTrial) -> tuple[Estimate, Estimate, Estimate | None]:
+    return _nested_estimates(ledger) if ledger.noted(NESTED) else _estimates(ledger, winner)
 
 
 def _estimates(ledger: Ledger, winner: LedgerTrial) -> tuple[Estimate, Estimate, Estimate | None]:
@@ -295,6 +317,15 @@ def _evidence(ledger: Ledger, winner: LedgerTrial, raw: Estimate, best: Estimate
         ],
         is_control=ledger.terms.get("pairing", "recorded") != "recorded",
         is_within=ledger.terms.get("folds") == WITHIN,
+    )
+
+
+def _replications(ledger: Ledger, winner: LedgerTrial) -> tuple[tuple[str, Evidence], ...]:
+    """Return what other data sets say of this winner; of an earlier one nothing is said."""
+    return tuple(
+        (f"in another data set (study {each['study']})", evidence_of(each["evidence"]))
+        for each in ledger.noted(REPLICATIONS) or ()
+        if each["own_trial"] == winner.number
     )
 
 

@@ -7,9 +7,11 @@ Each word is one step further than the one before, and a step that was not shown
 confounds nobody can say more than that a confound may explain the score.
 """
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 NOTHING, CONFOUND, NOT_BEYOND_EVENTS = "nothing", "confound", "not beyond events"
 EEG_SPECIFIC, REPLICATED = "EEG-specific", "replicated"
@@ -21,6 +23,7 @@ WORDS = {
     REPLICATED: "EEG predicts volumes of new subjects beyond confounds and stimuli, in a second data set, too",
 }
 MOST_CHANCE = 0.05
+_STEPS = ("score", "beyond_confounds", "beyond_events")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +50,7 @@ class Evidence:
         nulls: name and p of every null that was computed with flipped signs.
         is_control: whether EEG was paired with another run's volumes.
         is_within: whether other recordings of the scored subjects trained, so that nothing is said of new ones.
-        replication: the frozen configuration's score on a second data set; None where there is none.
+        replications: what the same configuration, frozen, shows in other data sets; each name says where.
     """
 
     score: Step
@@ -56,7 +59,30 @@ class Evidence:
     nulls: Sequence[tuple[str, float]] = ()
     is_control: bool = False
     is_within: bool = False
-    replication: Step | None = None
+    replications: Sequence[tuple[str, "Evidence"]] = ()
+
+    @property
+    def noted(self) -> dict[str, Any]:
+        """What a ledger keeps of it, replications left out: JSON knows no nan."""
+        fields = dataclasses.asdict(dataclasses.replace(self, replications=()))
+        del fields["replications"]
+        steps = {name: _without_nan(fields[name]) for name in _STEPS}
+        return {**fields, **steps, "nulls": [list(null) for null in self.nulls]}
+
+
+def _without_nan(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in fields.items()}
+
+
+def evidence_of(fields: Mapping[str, Any]) -> Evidence:
+    """Return the evidence that a ledger keeps."""
+    steps = {name: _step_of(fields[name]) for name in _STEPS}
+    return Evidence(**{**fields, **steps, "nulls": tuple((name, p) for name, p in fields["nulls"])})
+
+
+def _step_of(fields: Mapping[str, Any]) -> Step:
+    mean, low = (math.nan if fields[name] is None else fields[name] for name in ("mean", "low"))
+    return Step(mean=mean, low=low, missing=fields["missing"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +115,18 @@ def verdict(evidence: Evidence) -> Verdict:
         reasons = (*reasons, _reason(name, step))
         if not _is_shown(step):
             return Verdict(word=word, reasons=reasons)
-    if evidence.replication is None:
-        return Verdict(word=EEG_SPECIFIC, reasons=reasons)
-    reasons = (*reasons, _reason("temporal r in the second data set", evidence.replication))
-    return Verdict(word=REPLICATED if _is_shown(evidence.replication) else EEG_SPECIFIC, reasons=reasons)
+    return _replicated(evidence, reasons)
+
+
+def _replicated(evidence: Evidence, reasons: tuple[str, ...]) -> Verdict:
+    """Return whether what is EEG-specific here is so in every other data set that was tried: none of them is chosen."""
+    found = [
+        (where, other, verdict(dataclasses.replace(other, replications=()))) for where, other in evidence.replications
+    ]
+    reasons = (*reasons, *(f"{where}: {there.word}; {there.reasons[-1]}" for where, _, there in found))
+    is_control = evidence.is_control or any(other.is_control for _, other, _ in found)
+    holds = bool(found) and not is_control and all(there.word == EEG_SPECIFIC for _, _, there in found)
+    return Verdict(word=REPLICATED if holds else EEG_SPECIFIC, reasons=reasons)
 
 
 def _is_shown(step: Step) -> bool:

@@ -33,6 +33,7 @@ from platform.study.fold_jobs import FoldJobs, StudySteps, run_fold_jobs
 from platform.study.jobs import fold_job, num_slots, rivals_curve_of
 from platform.study.own_space import check_space, checked_configuration
 from platform.study.progress import Standing, showing
+from platform.study.replication import note_earlier, note_there, refuse_unlike
 from platform.study.result import StudyResult
 from platform.study.settings import StudySettings
 from platform.study.winner import (
@@ -58,6 +59,8 @@ def check_data(settings: StudySettings) -> None:
     """Refuse shards or a search space that no study can be run on; nothing is written, and no cluster is needed."""
     check_space(settings.architecture, settings.space)
     data = StudyData(settings.data)
+    if settings.frozen is not None:
+        refuse_unlike(settings.frozen, settings.terms(data.manifest.digest))
     _check_fold_jobs(settings, len(_division(settings, data).folds))
     if settings.calibration is not None:
         _check_minutes(data, settings.calibration)
@@ -85,9 +88,16 @@ def search(settings: StudySettings) -> StudyResult:
     """Run a study to its end, or on from where it stopped, and return its result."""
     data = StudyData(settings.data)
     division = _division(settings, data)
-    ledger = open_ledger(settings.storage_url, settings.name, settings.terms(data.manifest.digest))
+    ledger = _opened(settings, data)
     with ledger.sole_writer():
         return _search(settings, data, division, ledger)
+
+
+def _opened(settings: StudySettings, data: StudyData) -> Ledger:
+    terms = settings.terms(data.manifest.digest)
+    if settings.frozen is not None:
+        refuse_unlike(settings.frozen, terms)
+    return open_ledger(settings.storage_url, settings.name, terms)
 
 
 def _division(settings: StudySettings, data: StudyData) -> Division:
@@ -98,7 +108,7 @@ def search_untracked(settings: StudySettings) -> Ledger:
     """Run a study to its end as ``search`` does, but without MLflow, report or refit; return its closed ledger."""
     data = StudyData(settings.data)
     division = _division(settings, data)
-    ledger = open_ledger(settings.storage_url, settings.name, settings.terms(data.manifest.digest))
+    ledger = _opened(settings, data)
     with ledger.sole_writer():
         _note_origin(settings, division, ledger)
         _fill(settings, data, division, ledger, Untracked())
@@ -130,6 +140,8 @@ def _note_origin(settings: StudySettings, division: Division, ledger: Ledger) ->
         ledger.note(COMMAND, settings.command)
     if ledger.noted(FOLD_SUBJECTS) is None:
         ledger.note(FOLD_SUBJECTS, [fold.test for fold in division.folds])
+    if settings.frozen is not None:
+        note_earlier(ledger, settings.frozen)
 
 
 def _fill(
@@ -145,6 +157,8 @@ def _fill(
     ledger.close()
     further = track_further(settings, division.folds, ledger, tracker)
     _afterwards(settings, division, ledger)
+    if settings.frozen is not None:
+        note_there(ledger, settings.frozen, settings.replicate, settings.storage_url)
     return ended_by, further
 
 
@@ -255,7 +269,10 @@ def _run_shown(settings: StudySettings, jobs: FoldJobs) -> None:
 
 
 def _proposal(settings: StudySettings, ledger: Ledger, number: int, told_up_to: int) -> Proposal:
-    proposal = propose(ledger.history(told_up_to), settings.sampler, settings.space, settings.seed, number)
+    if settings.frozen is not None:
+        proposal = Proposal(params={}, distributions={}, configuration=dict(settings.frozen.configuration))
+    else:
+        proposal = propose(ledger.history(told_up_to), settings.sampler, settings.space, settings.seed, number)
     checked_configuration(settings.architecture, proposal.configuration)
     return proposal
 
@@ -266,7 +283,10 @@ def _tracked(data: StudyData, division: Division) -> TrackedData:
 
 def _tags(settings: StudySettings, data: StudyData) -> dict[str, str]:
     terms = settings.terms(data.manifest.digest)
-    return {**{name: str(value) for name, value in terms.items() if name != "starts"}, "code_version": code_version()}
+    return {
+        **{name: str(value) for name, value in terms.items() if name not in ("starts", "frozen")},
+        "code_version": code_version(),
+    }
 
 
 def _result(

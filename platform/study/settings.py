@@ -15,6 +15,7 @@ from platform.proposals.samplers import space_digest
 from platform.racing.budgets import Budgets
 from platform.study.own_space import search_space
 from platform.study.progress import PROGRESS
+from platform.study.replication import Frozen
 from platform.tracking.runs import TrackingSettings
 from platform.training.calibration import Calibration
 from platform.training.config import Epochs
@@ -59,6 +60,8 @@ class StudySettings:
         lock_away: how many subjects are in no fold, and scored once when the search is over.
         null_flips: how often ridge is fitted again with BOLD's sign flipped by subject.
         null_repeats: how often the winner's configuration is trained again so, on all folds.
+        replicate: the earlier study, or ``URL#NAME``, whose best configuration is the one trial; "" for none.
+        frozen: that configuration; None until it is looked up.
     """
 
     name: str
@@ -92,6 +95,8 @@ class StudySettings:
     lock_away: int = 0
     null_flips: int = 0
     null_repeats: int = 0
+    replicate: str = ""
+    frozen: Frozen | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w. -]+", self.name):
@@ -100,6 +105,11 @@ class StudySettings:
             raise BadInput(f"the architecture must be one of {', '.join(ARCHITECTURES)}, but got {self.architecture}")
         if self.progress not in PROGRESS:
             raise BadInput(f"progress must be one of {', '.join(PROGRESS)}, but got {self.progress}")
+        if self.replicate and (self.num_trials != 1 or self.search_space or self.preset or self.start_from):
+            raise BadInput(
+                "--replicate runs the best configuration of that study and no other trial; leave out --search-space, "
+                "--preset and --start-from"
+            )
         self._check_protocol()
 
     def _check_protocol(self) -> None:
@@ -140,6 +150,7 @@ class StudySettings:
             "space": space_digest(self.space),
             **{name: value for name, value in self._given().items() if value},
             **({"starts": list(self.starts)} if self.starts else {}),
+            **({"frozen": self.frozen.own_terms} if self.frozen else {}),
             "sampler": self.sampler,
             "racing": self.racing,
             "commit_lag": self.commit_lag,
@@ -162,6 +173,7 @@ class StudySettings:
             "search_space": self.search_space,
             "preset": self.preset,
             "start_from": without_secrets(self.start_from),
+            "replicate": without_secrets(self.replicate),
             "calibration": calibration,
             "median_stopping": median,
             "folds": self.protocol if self.protocol != "loso" else "",

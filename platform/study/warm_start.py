@@ -29,11 +29,10 @@ def starting_parameters(reference: str, storage_url: str, name: str, space: Sear
     Raises:
         BadInput: where there is no such study, or nothing of it is legal in the space.
     """
-    begun = _terms(storage_url, name)
+    begun = terms_of(storage_url, name)
     if begun.get("start_from") == without_secrets(reference):
         return tuple(begun["starts"])
-    url, separator, earlier = reference.rpartition("#")
-    trials = read_ledger(url if separator else storage_url, earlier).trials
+    trials = read_ledger(*located(reference, storage_url)).trials
     found = legal_starts(trials, space)
     if not found:
         complete = sum(trial.state == "COMPLETE" for trial in trials)
@@ -57,7 +56,13 @@ def legal_starts(trials: Sequence[LedgerTrial], space: SearchSpace) -> tuple[dic
     return tuple(params for params in seen[1:] if params is not None)
 
 
-def _terms(storage_url: str, name: str) -> Mapping[str, Any]:
+def located(reference: str, storage_url: str) -> tuple[str, str]:
+    """Return the storage and the name of a study that is called ``NAME``, or ``URL#NAME`` in another storage."""
+    url, separator, name = reference.rpartition("#")
+    return url if separator else storage_url, name
+
+
+def terms_of(storage_url: str, name: str) -> Mapping[str, Any]:
     """Return the terms of a study; none where there is no such study, or no storage yet."""
     try:
         known = study_names(storage_url)
