@@ -15,6 +15,8 @@ from functools import partial
 from itertools import starmap
 from typing import Any, Generic, TypeVar
 
+from threadpoolctl import threadpool_limits
+
 from datasets.eeg import Normaliser, fit_normaliser
 from datasets.errors import BadInput, may_pass
 from datasets.reading import Run, read_run
@@ -36,6 +38,7 @@ from datasets.versions import package_versions, united
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 OF_EACH_HEAD = "channel_locations_m"
 """The one field of a layout in which subjects may differ: where electrodes were measured on each head."""
@@ -86,6 +89,16 @@ RunEach = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], Iterable[Any
 """Calls a function once for each tuple of arguments and gives the results in that order."""
 
 
+def on_one_thread(work: Function) -> Function:
+    """Return a function that computes on one thread, lest what it writes depend on how many the machine offers.
+
+    Sums of several threads are rounded otherwise than those of one.
+    """
+    limited: Function = threadpool_limits.wrap(limits=1)(work)
+    return limited
+
+
+@on_one_thread
 def prepare_subject(
     recordings: Sequence[Recording], shards_uri: str, settings: PreparationSettings, run_each: RunEach = starmap
 ) -> SubjectRecord:
@@ -219,6 +232,7 @@ def _prepare(
     return _tried(run.recording, lambda: prepare_run(run, normaliser, reference, open_storage(shards_uri), settings))
 
 
+@on_one_thread
 def _tried(recording: Recording, step: Callable[[], Result]) -> Outcome[Result]:
     """Return what a step gives, or why it gives nothing, with what was warned of meanwhile, by the recording's name.
 

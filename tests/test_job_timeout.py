@@ -115,11 +115,38 @@ def are_gone(*names: str) -> bool:
     return not processes(*names)
 
 
-def test_a_job_that_goes_on_in_another_process_is_told_of_in_one_line(caplog):
-    trial = SimpleNamespace(trial_id="tune", num_failures=1, config={"job": a_job(SimpleNamespace(number=3), 2, 0)})
+LOST_PROCESS = """Failure # 1 (occurred at noon)
+The actor died unexpectedly before finishing this task.
+\tip: 10.0.0.5
+"""
+RAISED = """Failure # 2 (occurred at one)
+\033[36mray::ImplicitFunc.train()\033[39m (pid=7, ip=10.0.0.5, actor_id=ab, repr=run_job)
+  File "storage.py", line 7, in write_whole
+OSError: [Errno 28] No space left on device: '/cache/x'
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("errors", "told"),
+    [
+        (None, ""),
+        (LOST_PROCESS, ""),
+        (LOST_PROCESS + RAISED, ": OSError: [Errno 28] No space left on device: '/cache/x' (on the node 10.0.0.5)"),
+        (RAISED + LOST_PROCESS, ""),
+    ],
+    ids=["none", "lost", "raised", "lost at last"],
+)
+def test_a_job_that_goes_on_in_another_process_is_told_of_in_one_line(caplog, tmp_path, errors, told):
+    file = tmp_path / "error.txt"
+    file.write_text(errors or "")
+    trial = SimpleNamespace(
+        trial_id="tune", num_failures=1, config={"job": a_job(SimpleNamespace(number=3), 2, 0)},
+        error_file=str(file) if errors else None,
+    )  # fmt: skip
     JobClock(math.inf, lambda _: None, lambda _: None, 2).on_trial_recover(0, [trial], trial)
     assert [record.getMessage() for record in caplog.records] == [
-        "trial 3 on fold 2 lost its process, or an error ended it: it goes on in another one (1 of 2 times)"
+        f"trial 3 on fold 2 lost its process, or an error ended it: it goes on in another one (1 of 2 times){told}"
     ]
 
 

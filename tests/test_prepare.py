@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import nibabel
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from threadpoolctl import threadpool_limits
 
 from datasets import prepare
 from datasets.bold import BoldSettings
@@ -29,7 +30,7 @@ from datasets.preparation import prepare_subject
 from datasets.run_preparation import CONFOUNDS, PreparationSettings
 from datasets.shards import MANIFEST, Manifest, check_files, read_manifest, read_shard
 from datasets.simulator.study import SimulationSettings, simulate_study
-from datasets.storage import open_storage
+from datasets.storage import Storage, open_storage
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = SimulationSettings(subjects=3, runs=2, volumes=12, seed=5)
@@ -41,6 +42,7 @@ BOLD = "BOLD/{run}/bold.nii.gz"
 EEG = "EEG/{run}/EEG_rereferenced.mat"
 T1 = "anatomy/highresSPGR001.nii.gz"
 QUICK = ("--registration", "header", "--no-motion")
+STORE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -436,7 +438,8 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> None:
 
 def end_with_its_group(process: subprocess.Popen, mark: str) -> None:
     """Kill a command and its group at once; Ray's own processes notice and end, and are waited for."""
-    os.killpg(process.pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     try:
         wait_until(lambda: not processes_with(mark), 30)
@@ -463,6 +466,14 @@ def test_killed_in_the_middle_it_goes_on_and_gives_the_same_bytes(prepared, raw,
     assert whole == contents(prepared)
 
 
+def test_what_is_written_does_not_depend_on_the_number_of_threads(raw, tmp_path):
+    recordings = [recording for recording in find_recordings(raw) if recording.subject == "sub-02"]
+    for number in (1, 2):
+        with threadpool_limits(limits=number):
+            prepare_subject(recordings, str(tmp_path / f"{number}"), SETTINGS)
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+
+
 def test_object_storage_gets_the_same_shards(prepared, raw, object_store, inline):
     uri = object_store.uri("prepared")
     answer = inline(raw, uri)
@@ -477,6 +488,43 @@ def test_object_storage_gets_the_same_shards(prepared, raw, object_store, inline
     )
     assert (verified.returncode, verified.stderr) == (0, "")
     assert f"digest {manifest_at(prepared).digest}" in verified.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_object_storage_that_is_away_for_60_s_costs_one_line_at_most_and_no_subject(
+    prepared, raw, mortal_object_store, ray_folder, inline
+):
+    uri = mortal_object_store.store.uri("prepared")
+    storage = open_storage(uri)
+    process = subprocess.Popen(**command(ray_folder, raw, uri, "--workers", "1"), start_new_session=True)
+    try:
+        wait_until(lambda: storage.exists("sub-01/subject.json") or process.poll() is not None, 200)
+        before = written_at(storage, "sub-01")
+        mortal_object_store.kill()
+        assert process.poll() is None
+        time.sleep(STORE_SECONDS)
+        mortal_object_store.start()
+        _, told = process.communicate(timeout=200)
+    finally:
+        end_with_its_group(process, f"PREPARED_AT={uri}")
+    errors = [line for line in told.splitlines() if line.startswith("error: ")]
+    # Given up after 45 s, or the second subject was ready to be written too late for that.
+    assert (process.returncode, len(errors)) in ((2, 1), (0, 0)), told
+    assert all("run the same command again" in error for error in errors)
+    assert inline(raw, uri).status == 0
+    assert "Traceback" not in told
+    expected = contents(prepared)
+    assert storage.names() == sorted(expected)
+    assert [name for name in storage.names() if storage.read(name) != expected[name]] == []
+    assert written_at(storage, "sub-01") == before
+
+
+def written_at(storage: Storage, folder: str) -> dict[str, int]:
+    """Return when each object of a folder was written."""
+    names = storage.names(folder)
+    found = storage.filesystem.get_file_info([storage.path(name) for name in names])
+    return {name: each.mtime_ns for name, each in zip(names, found, strict=True)}
 
 
 @contextmanager

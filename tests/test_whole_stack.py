@@ -4,6 +4,7 @@ The next fault is one more entry of FAULTS.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -12,17 +13,29 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGKILL
 
 import pytest
 import requests
+from own_nodes import (
+    Network,
+    NodeWithOwnClock,
+    NodeWithOwnDisk,
+    RemoteNode,
+    clock,
+    why_no_clock,
+    why_no_disk,
+    why_no_network,
+)
 from small_study import write_small_study
 
 from deploy.stack.object_store import WEED
 from deploy.stack.postgresql import programs
 from deploy.stack.processes import Identity, command_line, with_descendants
+from deploy.stack.ray_nodes import RayWorkerNode
 from deploy.stack.server import Server
 from deploy.stack.stack import STUDIES, Stack, StackSettings
 from platform.ledger.records import FoldRecord, Ledger, read_ledger
@@ -35,9 +48,13 @@ SMALL = (
 )  # fmt: skip
 EPOCHS = ("--max-epochs", "40", "--patience", "40")
 """So that a fold job lasts some seconds, in which a fault meets it."""
-DRIVER, TRAINING = "platform.search transformer", "ray::ImplicitFunc"
-"""What the command lines of the two hold."""
+GROUP = ("--workers-per-trial", "2", "--max-epochs", "10", "--patience", "10")
+"""The process that Ray Tune runs for a job only waits then; its workers train."""
+DRIVER, TRAINING, WORKER = "platform.search transformer", "ray::ImplicitFunc", "RayTrainWorker"
+"""What the command lines of the three hold."""
 STORE_SECONDS, DATABASE_SECONDS = 60.0, 5.0
+CLOCK_SECONDS = 300
+DISK_BYTES = 64 * 1024**2
 LOST = "lost its process, or an error ended it: it goes on in another one (1 of 2 times)"
 LONGEST_SECONDS = 600.0
 
@@ -58,6 +75,8 @@ class Search:
     study: str
     folder: Path
     options: tuple[str, ...] = EPOCHS
+    driver_environment: dict[str, str] = field(default_factory=dict)
+    """Of the driver alone, beside what all jobs get."""
     submitted: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
     def submit(self) -> None:
@@ -66,7 +85,8 @@ class Search:
         empty.mkdir(parents=True, exist_ok=True)
         own = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "EEG2FMRI_"))}
         own |= {**self.stack.environment(), "PYTHONUNBUFFERED": "1"}
-        words = (*SEARCH, *SMALL, *self.options, "--study", self.study)
+        own_words = [f"{name}={value}" for name, value in self.driver_environment.items()]
+        words = ("env", *own_words, *SEARCH, *SMALL, *self.options, "--study", self.study)
         with self.log(len(self.submitted)).open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--", *words],
@@ -196,13 +216,19 @@ def stack() -> Iterator[Stack]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(stack, tmp_path_factory) -> str:
-    """Return the table of the study that nothing befalls."""
-    search = Search(stack=stack, study="undisturbed", folder=tmp_path_factory.mktemp("undisturbed"))
-    search.submit()
-    search.finish()
-    check_mlflow_holds_it_once(search)
-    return search.table()
+def undisturbed(stack, tmp_path_factory) -> Callable[[tuple[str, ...]], str]:
+    """Return a function from a search's options to the table of the study that nothing befalls."""
+
+    @functools.cache
+    def table(options: tuple[str, ...]) -> str:
+        name = "undisturbed" if options == EPOCHS else "undisturbed-group"
+        search = Search(stack=stack, study=name, folder=tmp_path_factory.mktemp(name), options=options)
+        search.submit()
+        search.finish()
+        check_mlflow_holds_it_once(search)
+        return search.table()
+
+    return table
 
 
 def test_a_job_from_an_empty_folder_trains_on_two_nodes_at_once_and_stands_in_mlflow_and_postgresql(stack, tmp_path):
@@ -221,6 +247,19 @@ def test_a_job_from_an_empty_folder_trains_on_two_nodes_at_once_and_stands_in_ml
 
 def a_training_process_is_killed(search: Search) -> str:
     processes(search.stack, TRAINING)[-1].send(SIGKILL)
+    return LOST
+
+
+def a_worker_of_a_group_is_killed(search: Search) -> str:
+    processes(search.stack, WORKER)[-1].send(SIGKILL)
+    return LOST
+
+
+def the_actor_of_a_job_is_killed_apart_from_its_workers(search: Search) -> str:
+    [actor], workers = processes(search.stack, TRAINING), processes(search.stack, WORKER)
+    assert len({actor.pid, *(worker.pid for worker in workers)}) == 3
+    actor.send(SIGKILL)
+    wait_until(lambda: not any(worker.is_running() for worker in workers), "the end of the workers that it left")
     return LOST
 
 
@@ -269,39 +308,152 @@ def mlflow_is_down_to_the_end(search: Search) -> str:
     return "MLflow could not be reached"
 
 
+def a_node_is_cut_off_and_healed(search: Search) -> str:
+    node = search.stack.nodes[-1]
+    assert isinstance(node, RemoteNode)
+    wait_until(lambda: any(TRAINING in command_line(each.pid) for each in family(node)), "a job on the node")
+    node.network.cut()
+    search.wait_for(LOST)
+    node.network.heal()
+    wait_until(lambda: not node.is_running(), "the end of a node that was given up")
+    node.start()  # as whoever keeps it running would
+    return LOST
+
+
+def the_disk_of_a_worker_is_full(search: Search) -> str:
+    node = search.stack.nodes[-1]
+    assert isinstance(node, NodeWithOwnDisk)
+    filler = node.fill_up()
+    if search.status() != 0:  # no other node was free in time
+        [error] = [line for line in search.printed().splitlines() if line.startswith("error: ")]
+        assert str(node.place) in error
+        filler.unlink()
+        search.submit()
+    return f"No space left on device: '{node.place}"
+
+
+def clocks_are_ten_minutes_apart(search: Search) -> str:
+    """The driver's is 5 minutes slow, a node's 5 minutes fast, all others are right."""
+    node = search.stack.nodes[-1]
+    on_the_node = [each for each in family(node) if TRAINING in command_line(each.pid)]
+    drivers = [each for each in processes(search.stack, DRIVER) if "python" in command_line(each.pid).split()[0]]
+    assert on_the_node
+    assert drivers
+    for each in (*on_the_node, *drivers):
+        assert "own_clock" in Path(f"/proc/{each.pid}/maps").read_text()
+    return ""
+
+
 FAULTS: dict[str, Callable[[Search], str]] = {
     fault.__name__: fault
     for fault in (
         a_training_process_is_killed,
+        a_worker_of_a_group_is_killed,
+        the_actor_of_a_job_is_killed_apart_from_its_workers,
         the_driver_is_killed,
         a_node_is_lost_for_good,
+        a_node_is_cut_off_and_healed,
         the_head_is_killed_and_started_anew,
         the_object_store_is_away,
         postgresql_is_started_anew,
         mlflow_is_down_to_the_end,
+        the_disk_of_a_worker_is_full,
+        clocks_are_ten_minutes_apart,
     )
 }
 """Each befalls a search whose first fold job is committed, and returns words that the user must be told of it."""
-FROM_THE_START = {"mlflow_is_down_to_the_end": lambda stack: stack.mlflow.kill()}
-"""What is done before such a search is submitted."""
+OPTIONS = dict.fromkeys(("a_worker_of_a_group_is_killed", "the_actor_of_a_job_is_killed_apart_from_its_workers"), GROUP)
+"""Other options of such a search than EPOCHS."""
+
+
+# What is so from before such a search is submitted to its end
+
+
+@contextmanager
+def mlflow_is_down(search: Search) -> Iterator[None]:
+    search.stack.mlflow.kill()
+    yield
+
+
+@contextmanager
+def a_node_is_remote(search: Search) -> Iterator[None]:
+    if reason := why_no_network():
+        pytest.skip(reason)
+    stack, network = search.stack, Network()
+    ports = [stack.object_store.ports["s3.port"]]
+    node = RemoteNode(stack.folder / "remote-node", head=stack.ray, number=2, network=network, ports=ports)
+    try:
+        network.make()
+        with in_place_of_the_last_node(stack, node):
+            yield
+    finally:
+        node.end()
+        network.remove()
+
+
+@contextmanager
+def a_node_has_a_disk_of_its_own(search: Search) -> Iterator[None]:
+    if reason := why_no_disk():
+        pytest.skip(reason)
+    stack = search.stack
+    node = NodeWithOwnDisk(
+        stack.folder / "node-with-disk", head=stack.ray, number=2, place=stack.folder / "home" / "cache",
+        num_bytes=DISK_BYTES,
+    )  # fmt: skip
+    with in_place_of_the_last_node(stack, node):
+        yield
+
+
+@contextmanager
+def clocks_differ(search: Search) -> Iterator[None]:
+    if reason := why_no_clock():
+        pytest.skip(reason)
+    stack = search.stack
+    search.driver_environment = clock(search.folder, -CLOCK_SECONDS)
+    ahead = clock(search.folder, CLOCK_SECONDS)
+    node = NodeWithOwnClock(stack.folder / "node-with-clock", head=stack.ray, number=2, clock=ahead)
+    with in_place_of_the_last_node(stack, node):
+        yield
+
+
+@contextmanager
+def in_place_of_the_last_node(stack: Stack, node: RayWorkerNode) -> Iterator[None]:
+    usual = stack.nodes[-1]
+    usual.kill()
+    stack.nodes[-1] = node
+    try:
+        node.start()
+        yield
+    finally:
+        node.kill()
+        stack.nodes[-1] = usual
+
+
+FROM_THE_START = {
+    "mlflow_is_down_to_the_end": mlflow_is_down,
+    "a_node_is_cut_off_and_healed": a_node_is_remote,
+    "the_disk_of_a_worker_is_full": a_node_has_a_disk_of_its_own,
+    "clocks_are_ten_minutes_apart": clocks_differ,
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_study_that_a_fault_befalls_ends_as_the_undisturbed_one(stack, undisturbed, tmp_path, fault):
-    search = Search(stack=stack, study=fault, folder=tmp_path)
-    FROM_THE_START.get(fault, lambda _: None)(stack)
+    search = Search(stack=stack, study=fault, folder=tmp_path, options=OPTIONS.get(fault, EPOCHS))
+    expected = undisturbed(search.options)
     try:
-        search.submit()
-        search.wait_for("fold job 1:")
-        before = search.records()
-        assert 0 < len(before) < NUM_SUBJECTS
-        told = FAULTS[fault](search)
-        search.finish()
+        with FROM_THE_START.get(fault, nullcontext)(search):
+            search.submit()
+            search.wait_for("fold job 1:")
+            before = search.records()
+            assert 0 < len(before) < NUM_SUBJECTS
+            told = FAULTS[fault](search)
+            search.finish()
     finally:
         stack.start()  # what the fault left ended
     printed = "".join(search.printed(number) for number in range(len(search.submitted)))
     assert told in printed, printed[-5000:]
     after = search.records()
     assert {key: after[key] for key in before} == before
-    assert search.table() == undisturbed
+    assert search.table() == expected
     check_mlflow_holds_it_once(search)

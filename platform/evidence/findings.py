@@ -59,7 +59,7 @@ FEWEST_FLIPS = 19
 """With fewer no p is as low as .05."""
 RUNNER_UP = "runner-up"
 REPLICATIONS = "replications"
-"""Under this a ledger keeps what its winner's configuration showed in other data sets (``platform.study.replication``)."""
+"""Under this a ledger keeps what its winner's configuration showed in other data sets."""
 
 
 @dataclass(frozen=True, kw_only=True)

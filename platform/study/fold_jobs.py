@@ -169,7 +169,10 @@ class FoldJobSearcher(Searcher):
             except Exception as problem:  # noqa: BLE001 - raised again in run_fold_jobs
                 self._jobs.error = problem
             return
-        self._jobs.fault = f"trial {trial} on fold {fold} ended {MAX_FAILURES + 1} times without a result"
+        last = self._clock.last_error(trial_id)
+        self._jobs.fault = f"trial {trial} on fold {fold} ended {MAX_FAILURES + 1} times without a result" + (
+            f", the last time by {last}" if last else ""
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Give Tune, which pickles its settings, an empty copy: what is worth keeping is in the ledger."""

@@ -4,6 +4,7 @@ Takes Ray Tune's word on which jobs start and end; gives the records of those fo
 """
 
 import logging
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ logger = logging.getLogger(__name__)
 _SECONDS_PER_MINUTE = 60.0
 _KILLED_FOR_MEMORY = ("OutOfMemoryError", "RAY_memory_usage_threshold")
 """How Ray tells of a process that it killed for the memory of its node."""
+_NEXT_ERROR = "Failure # "
+"""How Tune's file of a job's errors begins each of them."""
+_RAISED_AT = re.compile(r"ray::\S+ \(pid=\d+, ip=([^,)]+)")
+"""How Ray begins an error that a job raised, and no other: a lost process is told of in other words."""
 
 
 @dataclass(kw_only=True)
@@ -59,9 +64,10 @@ class JobClock(tune.Callback):
         """Stop the time of a job that waits for another process, and say so."""
         job: Job = trial.config["job"]
         assert job.fold is not None
+        error = last_error(trial)
         logger.warning(
-            "trial %d on fold %d lost its process, or an error ended it: it goes on in another one (%d of %d times)",
-            job.trial, job.fold.number, trial.num_failures, self._max_failures,
+            "trial %d on fold %d lost its process, or an error ended it: it goes on in another one (%d of %d times)%s",
+            job.trial, job.fold.number, trial.num_failures, self._max_failures, f": {error}" if error else "",
         )  # fmt: skip
         self._forget(trial)
 
@@ -97,12 +103,15 @@ class JobClock(tune.Callback):
             stop_reason=reason,
         )  # fmt: skip
 
+    def last_error(self, trial_id: str) -> str:
+        """Return the error that ended a job last, "" where there was none: its process was lost."""
+        running = self._running.get(trial_id)
+        return "" if running is None else last_error(running.trial)
+
     def _reason(self, running: _Running) -> str:
         if running.is_overdue:
             return f"took more than {self._timeout_s / _SECONDS_PER_MINUTE:g} minutes"
-        errors = running.trial.error_file
-        told = Path(errors).read_text(encoding="utf-8") if errors else ""
-        if any(sign in told for sign in _KILLED_FOR_MEMORY):
+        if any(sign in _told(running.trial) for sign in _KILLED_FOR_MEMORY):
             return f"out of memory: Ray killed it {self._max_failures + 1} times"
         return ""
 
@@ -114,3 +123,17 @@ class JobClock(tune.Callback):
     def __getstate__(self) -> dict[str, Any]:
         """Give Tune, which pickles its settings, an empty copy."""
         return {}
+
+
+def last_error(trial: Trial) -> str:
+    """Return the last line of the error that ended a job last, and its node; "" where its process was lost."""
+    of_last = _told(trial).rpartition(_NEXT_ERROR)[2]
+    where = _RAISED_AT.search(of_last)
+    if where is None:
+        return ""
+    return f"{of_last.strip().splitlines()[-1]} (on the node {where[1]})"
+
+
+def _told(trial: Trial) -> str:
+    """Return all that Tune was told of the ends of a job's processes."""
+    return Path(trial.error_file).read_text(encoding="utf-8", errors="replace") if trial.error_file else ""
