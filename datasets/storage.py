@@ -308,10 +308,13 @@ class _Candidate:
 
 
 def without_secrets(uri: str) -> str:
-    """Return the URI without the credentials it may carry, for messages and records.
+    """Return the URI, or several with commas between, without the credentials they may carry, for messages.
 
     Credentials whose ``/`` or ``?`` were not written as ``%2F`` or ``%3F`` are taken out as well.
     """
+    several = re.split(r",(?=\w+://)", uri)
+    if len(several) > 1:
+        return ",".join(map(without_secrets, several))
     scheme, separator, rest = without_passwords(uri).partition("://")
     host = re.split("[/?#]", rest, maxsplit=1)[0]
     if "@" in host:

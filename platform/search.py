@@ -24,6 +24,7 @@ from datasets.command_line import (
 from datasets.errors import BadInput
 from datasets.storage import has_keys, home_folder, keys_to_environment, open_storage, without_secrets
 from platform.data.products import DataSettings
+from platform.data.several_data_sets import places_of
 from platform.data.windows import PAIRINGS, RATES_HZ
 from platform.evidence.nulls import NUM_FLIPS
 from platform.evidence.protocols import PROTOCOLS, UNIT_OF
@@ -59,7 +60,7 @@ def main() -> None:
         if not arguments.shared_disk:
             check_every_node_sees(
                 {
-                    "shards": settings.data.shards,
+                    "shards": _first_on_one_node(settings.data.shards),
                     "study-storage": settings.storage_url,
                     "tracking": settings.tracking.uri,
                     "job-storage": settings.workers.storage,
@@ -121,13 +122,14 @@ def take_keys_out(arguments: argparse.Namespace) -> None:
     Raises:
         BadInput: two URIs hold different keys.
     """
-    places = [place for place in (arguments.shards, arguments.job_storage) if place]
+    shards = places_of(arguments.shards or "")
+    places = [*shards, *([arguments.job_storage] if arguments.job_storage else [])]
     if arguments.ray_address != LOCAL:
         _warn_of_keys(places)
         return
     bare = keys_to_environment(places)
-    arguments.shards = bare.pop(0) if arguments.shards else arguments.shards
-    arguments.job_storage = bare.pop(0) if arguments.job_storage else arguments.job_storage
+    arguments.shards = ",".join(bare[: len(shards)]) or arguments.shards
+    arguments.job_storage = bare[-1] if arguments.job_storage else arguments.job_storage
 
 
 def _warn_of_keys(places: Sequence[str]) -> None:
@@ -258,12 +260,18 @@ def _shards(given: str | None) -> str:
             "no shards are configured: give --shards URI or set EEG2FMRI_SHARDS; make some with: "
             "python -m datasets.simulate RAW && python -m datasets.prepare RAW SHARDS"
         )
-    return given if "://" in given else open_storage(given).uri
+    return ",".join(place if "://" in place else open_storage(place).uri for place in places_of(given))
+
+
+def _first_on_one_node(shards: str) -> str:
+    """Return the place that other nodes may not see, where one of several is such."""
+    places = places_of(shards)
+    return next((place for place in places if open_storage(place).is_local), places[0])
 
 
 def _add_places(parser: CommandParser) -> None:
     home = "EEG2FMRI_HOME"
-    parser.add_option("--shards", metavar="URI", help="prepared shards: a local folder or s3:// URI")
+    parser.add_option("--shards", metavar="URI", help="prepared shards: a local folder or s3:// URI; several: A,B")
     parser.add_option(
         "--study-storage", metavar="URL", help=f"the ledger's database, SQLAlchemy URL (else SQLite in {home})"
     )
@@ -352,7 +360,7 @@ def _add_search(parser: CommandParser, num_trials: int) -> None:
         default="loso",
         help="loso: one subject is left out; nested: every pair of subjects, for a score that nothing was chosen by "
         "(needs --sampler random or qmc, --racing none, --finalists 0); within: one recording, whose subject's others "
-        "train (it leaks subjects)",
+        "train (it leaks subjects); data-sets: one data set of several (--shards A,B)",
     )
     add(
         "--lock-away",

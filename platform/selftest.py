@@ -20,10 +20,11 @@ from scipy.stats import binom
 from datasets.cluster import connected
 from datasets.command_line import CommandParser, positive_integer, run_command
 from datasets.errors import BadInput
-from datasets.shards import Manifest, read_manifest
+from datasets.shards import Manifest
 from datasets.simulator.shards import DEFAULT_EEG_RATE_HZ, simulate_shards
 from datasets.simulator.study import SimulationSettings
-from datasets.storage import home_folder, open_storage
+from datasets.storage import home_folder
+from platform.data.several_data_sets import open_shards
 from platform.evidence.findings import Findings, findings
 from platform.evidence.verdict import CONFOUND, EEG_SPECIFIC, NOT_BEYOND_EVENTS, NOTHING, REPLICATED
 from platform.ledger.records import read_ledger, study_names
@@ -134,7 +135,7 @@ def _sizes(arguments: argparse.Namespace) -> SimulationSettings:
     given = {name: getattr(arguments, name) for name in ("subjects", "runs", "volumes")}
     own = {"subjects": SUBJECTS, "runs": MOST_RUNS, "volumes": VOLUMES}
     if arguments.shards:
-        own = _sizes_of(read_manifest(open_storage(arguments.shards)))
+        own = _sizes_of(open_shards(arguments.shards)[1])
     whole = {name: given[name] or own[name] for name in own}
     return SimulationSettings(subjects=whole["subjects"], runs=whole["runs"], volumes=whole["volumes"])
 

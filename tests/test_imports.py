@@ -33,7 +33,7 @@ PORTABLE = "platform.prediction.portable"
 ADAPTED = {"platform.models.shallow_convnet": ("braindecode",)}
 """Models of optional libraries, each behind a module of its own."""
 # The rooms of platform from top to bottom: each may import those behind it, none those before it or beside it.
-ROOMS = (
+LAYERS = (
     {"study"},
     {"report_pages", "tracking"},
     {"evidence"},
@@ -155,14 +155,14 @@ def test_only_tracking_knows_mlflow(path):
 
 def test_every_room_of_platform_has_its_place():
     folders = {path.parent.name for path in (ROOT / "platform").glob("*/*.py")}
-    assert set().union(*ROOMS) == folders
+    assert set().union(*LAYERS) == folders
 
 
 @pytest.mark.parametrize("path", [path for path in of_room("platform") if path.parent.name != "platform"], ids=name_of)
 def test_no_room_imports_one_above_or_beside_it(path):
     room = path.parent.name
-    rank = next(position for position, rooms in enumerate(ROOMS) if room in rooms)
-    barred = {f"platform.{each}" for each in set().union(*ROOMS[: rank + 1]) - {room}}
+    rank = next(position for position, rooms in enumerate(LAYERS) if room in rooms)
+    barred = {f"platform.{each}" for each in set().union(*LAYERS[: rank + 1]) - {room}}
     assert [name for name in imports_of(path) if ".".join(name.split(".")[:2]) in barred] == []
 
 

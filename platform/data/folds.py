@@ -1,4 +1,4 @@
-"""Split subjects into folds: one left out, or two; and lock subjects away before that.
+"""Split subjects into folds: one left out, or two, or a whole data set; and lock subjects away before that.
 
 Takes the subjects that a manifest names and the study's seed; gives folds, in an order that all trials share.
 """
@@ -10,8 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from datasets.errors import BadInput
+from platform.data.several_data_sets import data_set_of
 
 MIN_SUBJECTS = 4
+MIN_TOGETHER = 3
+"""Subjects of a data set that is left out as a whole: one tests, two validate."""
 _LOCKING = 1
 """Keeps the draw of locked-away subjects apart from that of the folds' order."""
 
@@ -64,6 +67,30 @@ def leave_two_subjects_out(subjects: Sequence[str], seed: int) -> list[Fold]:
     return [_fold_of_pair(order, number, *pair) for number, pair in enumerate(shuffled)]
 
 
+def leave_one_data_set_out(subjects: Sequence[str], seed: int) -> list[Fold]:
+    """Return one fold per subject, whose own data set trains nothing: the next two of that data set validate.
+
+    All subjects of the other data sets train.  The folds stand in an order drawn from the seed, in which data sets mix.
+
+    Raises:
+        BadInput: where there is one data set only, or one with fewer than 3 subjects.
+    """
+    order = _shuffled(subjects, np.random.default_rng(seed))
+    together = {name: [each for each in order if data_set_of(each) == name] for name in map(data_set_of, order)}
+    if len(together) < 2:  # noqa: PLR2004
+        raise BadInput(
+            "--protocol data-sets leaves one data set out, so it needs two or more, prepared alike: give "
+            "--shards FIRST,SECOND"
+        )
+    small = [f"{name} ({len(members)})" for name, members in sorted(together.items()) if len(members) < MIN_TOGETHER]
+    if small:
+        raise BadInput(
+            f"--protocol data-sets needs {MIN_TOGETHER} or more subjects of every data set (one tests, two validate), "
+            f"but there are fewer in {', '.join(small)}; prepare more subjects, or leave it out"
+        )
+    return [_fold_beside(order, together[data_set_of(subject)], number) for number, subject in enumerate(order)]
+
+
 def lock_away(subjects: Sequence[str], number: int, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the subjects that stay, and those drawn from the seed to be in no fold, both sorted.
 
@@ -89,6 +116,13 @@ def _fold_of_pair(order: Sequence[str], number: int, first: int, second: int) ->
     test = second if (second - first) * 2 <= len(order) else first
     training = tuple(sorted(subject for at, subject in enumerate(order) if at not in (first, second)))
     return Fold(number=number, test=order[test], validation=(order[first], order[second]), training=training)
+
+
+def _fold_beside(order: Sequence[str], members: Sequence[str], number: int) -> Fold:
+    at = members.index(order[number])
+    test, first, second, *_ = [*members[at:], *members[:at]]
+    training = tuple(sorted(subject for subject in order if subject not in members))
+    return Fold(number=number, test=test, validation=(first, second), training=training)
 
 
 def _fold_at(order: Sequence[str], number: int) -> Fold:

@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 
 from datasets.errors import BadInput
-from datasets.shards import VOXELS, Manifest, ShardEntry, read_manifest, read_table
-from datasets.storage import Storage, open_storage, write_whole
+from datasets.shards import VOXELS, Manifest, ShardEntry, read_table
+from datasets.storage import write_whole
 from platform.data.band_power import lagged_band_power
 from platform.data.basis import (
     MAX_RANK,
@@ -34,6 +34,7 @@ from platform.data.basis import (
     reduced_rank_by_passes,
 )
 from platform.data.once import made_once
+from platform.data.several_data_sets import open_shards
 from platform.data.training_set import AlignedEeg, Inputs
 from platform.data.windows import PAIRINGS, CachedRun, RunCache, eeg_batch, window_index, window_volumes
 from platform.models.shape import ModelShape
@@ -62,6 +63,8 @@ MOST_GRAM_BYTES = 4 * 2**30
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
     """Which data a study reads, and how: all that its scores depend on besides configurations and seeds.
+
+    ``shards`` is a place, or several with commas between (``several_data_sets``).
 
     ``flipped`` names subjects whose BOLD is read times -1, for a null (``flipped_data``).  ``unit``, a key of
     ``UNITS``, is what folds leave out: whole subjects, or single recordings, whose subjects train all the same.
@@ -106,8 +109,8 @@ class StudyData:
 
     def __init__(self, settings: DataSettings) -> None:
         self.settings = settings
-        self.storage: Storage = open_storage(settings.shards)
-        self.manifest = UNITS[settings.unit](read_manifest(self.storage))
+        self.storage, manifest = open_shards(settings.shards)
+        self.manifest = UNITS[settings.unit](manifest)
         self.folder = Path(settings.cache_folder)
         self._cache = RunCache(
             folder=self.folder / "runs", storage=self.storage, manifest=self.manifest, rate_hz=settings.rate_hz

@@ -58,6 +58,8 @@ FEWEST_TRIALS = 10
 FEWEST_FLIPS = 19
 """With fewer no p is as low as .05."""
 RUNNER_UP = "runner-up"
+FOLD_PLAN = "fold_plan"
+"""Under this a ledger keeps who validates and how many train, where that is not as ``leave_one_subject_out`` has it."""
 REPLICATIONS = "replications"
 """Under this a ledger keeps what its winner's configuration showed in other data sets."""
 
@@ -246,18 +248,21 @@ def _nested_estimates(ledger: Ledger) -> tuple[Estimate, Estimate, None]:
     return estimate(chosen_S, num_training, RAW), estimate(own_S, num_training, NESTED), None
 
 
-def validation_by_subject(trial: LedgerTrial, num_folds: int) -> dict[int, float]:
+def validation_by_subject(
+    trial: LedgerTrial, num_folds: int, plan: Sequence[Sequence[int]] | None = None
+) -> dict[int, float]:
     """Return what a trial scored on every subject while it validated, each at the epochs that the other one chose.
 
-    The fold that tests subject k is validated by the two next ones in the folds' order.
+    Without a plan, which tells it by fold, the two next subjects in the folds' order validate the fold of subject k.
     """
     found: dict[int, list[float]] = {}
     for fold, record in trial.records.items():
         if len(record.validation) != 2 or not all(record.validation):  # noqa: PLR2004 - two validation subjects
             continue
         first, second = record.validation
-        found.setdefault((fold + 1) % num_folds, []).append(first[best_position(second)])
-        found.setdefault((fold + 2) % num_folds, []).append(second[best_position(first)])
+        one, other = plan[fold] if plan else ((fold + 1) % num_folds, (fold + 2) % num_folds)
+        found.setdefault(one, []).append(first[best_position(second)])
+        found.setdefault(other, []).append(second[best_position(first)])
     return {subject: statistics.fmean(scores) for subject, scores in found.items()}
 
 
@@ -351,8 +356,9 @@ def _scored(ledger: Ledger) -> list[LedgerTrial]:
 
 def _by_trial_and_subject(ledger: Ledger, trials: Sequence[LedgerTrial], num_subjects: int) -> tuple[Array, Array]:
     """Return what trials scored on subjects that validated, and on those that were left out."""
+    plan = (ledger.noted(FOLD_PLAN) or {}).get("validation")
     return (
-        _table([validation_by_subject(trial, num_subjects) for trial in trials], num_subjects),
+        _table([validation_by_subject(trial, num_subjects, plan) for trial in trials], num_subjects),
         _table([ledger.test_scores(trial.number) for trial in trials], num_subjects),
     )
 
@@ -369,7 +375,9 @@ def _by_subject(ledger: Ledger, winner: LedgerTrial) -> Array:
 
 
 def _num_training(ledger: Ledger, winner: LedgerTrial) -> int:
-    nested = ledger.noted(NESTED)
+    nested, plan = ledger.noted(NESTED), ledger.noted(FOLD_PLAN)
+    if plan:
+        return int(plan["num_training"])
     left = len(nested["subjects"]) - LEFT_OUT_OF_PAIRS if nested else len(winner.scores) - NOT_TRAINING
     return max(left, 1)
 

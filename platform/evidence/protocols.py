@@ -12,15 +12,22 @@ from typing import Any
 import numpy as np
 
 from datasets.errors import BadInput
-from platform.data.folds import Fold, leave_one_subject_out, leave_two_subjects_out, lock_away
+from platform.data.folds import (
+    Fold,
+    leave_one_data_set_out,
+    leave_one_subject_out,
+    leave_two_subjects_out,
+    lock_away,
+)
 from platform.ledger.records import LedgerTrial
 from platform.scores.selection import best_position
 
-WITHIN = "within"
+WITHIN, DATA_SETS = "within", "data-sets"
 PROTOCOLS: dict[str, Callable[[Sequence[str], int], list[Fold]]] = {
     "loso": leave_one_subject_out,
     "nested": leave_two_subjects_out,
     WITHIN: leave_one_subject_out,
+    DATA_SETS: leave_one_data_set_out,
 }
 """From subjects and a seed to folds; ``within`` is told recordings in place of subjects."""
 UNIT_OF = {name: "recording" if name == WITHIN else "subject" for name in PROTOCOLS}
@@ -39,6 +46,17 @@ class Division:
     folds: tuple[Fold, ...]
     in_folds: tuple[str, ...]
     locked_away: tuple[str, ...]
+
+    @property
+    def num_training(self) -> int:
+        """Subjects that train in a fold, at the least."""
+        return min(len(fold.training) for fold in self.folds)
+
+    @property
+    def validation(self) -> list[list[int]]:
+        """Who validates in each fold, as numbers of the folds that test them; not of pairs of subjects."""
+        numbers = {fold.test: fold.number for fold in self.folds}
+        return [[numbers[subject] for subject in fold.validation] for fold in self.folds]
 
 
 def divided(subjects: Sequence[str], seed: int, protocol: str, num_locked_away: int) -> Division:

@@ -15,8 +15,8 @@ from platform.data.folds import Fold
 from platform.data.products import StudyData
 from platform.data.quality import QUALITY, data_quality
 from platform.evidence.after_search import LOCKED_AWAY, NESTED, NULLS, Afterwards
-from platform.evidence.findings import findings
-from platform.evidence.protocols import Division, divided
+from platform.evidence.findings import FOLD_PLAN, findings
+from platform.evidence.protocols import DATA_SETS, Division, divided
 from platform.ledger.provenance import code_version
 from platform.ledger.records import (
     Ledger,
@@ -140,6 +140,8 @@ def _note_origin(settings: StudySettings, division: Division, ledger: Ledger) ->
         ledger.note(COMMAND, settings.command)
     if ledger.noted(FOLD_SUBJECTS) is None:
         ledger.note(FOLD_SUBJECTS, [fold.test for fold in division.folds])
+    if settings.protocol == DATA_SETS and ledger.noted(FOLD_PLAN) is None:
+        ledger.note(FOLD_PLAN, {"validation": division.validation, "num_training": division.num_training})
     if settings.frozen is not None:
         note_earlier(ledger, settings.frozen)
 
@@ -278,7 +280,12 @@ def _proposal(settings: StudySettings, ledger: Ledger, number: int, told_up_to: 
 
 
 def _tracked(data: StudyData, division: Division) -> TrackedData:
-    return TrackedData(uri=data.storage.uri, digest=data.manifest.digest, num_subjects=len(division.in_folds))
+    return TrackedData(
+        uri=data.storage.uri,
+        digest=data.manifest.digest,
+        num_subjects=len(division.in_folds),
+        num_training=division.num_training,
+    )
 
 
 def _tags(settings: StudySettings, data: StudyData) -> dict[str, str]:

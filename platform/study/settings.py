@@ -9,7 +9,7 @@ from typing import Any
 from datasets.errors import BadInput
 from datasets.storage import without_secrets
 from platform.data.products import DataSettings
-from platform.evidence.protocols import PROTOCOLS, UNIT_OF, WITHIN, refuse_what_chooses
+from platform.evidence.protocols import DATA_SETS, PROTOCOLS, UNIT_OF, WITHIN, refuse_what_chooses
 from platform.models import ARCHITECTURES
 from platform.proposals.samplers import space_digest
 from platform.racing.budgets import Budgets
@@ -128,6 +128,10 @@ class StudySettings:
             raise BadInput(
                 "--protocol within knows recordings alone, of which each stands for itself; leave out --lock-away and "
                 "--pairing, or give --protocol loso"
+            )
+        if self.protocol == DATA_SETS and self.lock_away:
+            raise BadInput(
+                "--protocol data-sets leaves whole data sets out; leave out --lock-away, or one of the data sets"
             )
         if self.protocol != "nested":
             return

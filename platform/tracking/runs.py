@@ -68,11 +68,20 @@ class TrackingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackedData:
-    """Which shards a study reads: where they lie, without credentials, their manifest's digest, subjects in folds."""
+    """Which shards a study reads: where they lie, without credentials, their manifest's digest, subjects in folds.
+
+    ``num_training`` is how many train in a fold; None for all but the one that tests and the two that validate.
+    """
 
     uri: str
     digest: str
     num_subjects: int
+    num_training: int | None = None
+
+    @property
+    def num_shared(self) -> int:
+        """Subjects that train in a fold, 1 at the least."""
+        return max(self.num_subjects - NOT_TRAINING if self.num_training is None else self.num_training, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +248,7 @@ class Tracker:
         self._client.set_terminated(run_id, STATUS[trial.state])
         self._client.log_batch(
             run_id,
-            metrics=_metrics([*_costs(trial), *_validation(trial, self._data.num_subjects)]),
+            metrics=_metrics([*_costs(trial), *_validation(trial, self._data.num_shared)]),
             params=_params(trial.configuration),
             tags=[RunTag(name, value) for name, value in {**_ending(trial), _STATE: state}.items()],
         )
@@ -409,13 +418,13 @@ def _costs(trial: LedgerTrial) -> list[Point]:
     return [("cost/seconds", trial.seconds, at), ("cost/fold_jobs", float(trial.num_jobs), at)]
 
 
-def _validation(trial: LedgerTrial, num_subjects: int) -> list[Point]:
+def _validation(trial: LedgerTrial, num_training: int) -> list[Point]:
     """Return a trial's validation score by fold, and the mean with its 95 % interval."""
     scores = trial.scores
     if not scores:
         return []
     at = len(trial.late)
-    over_folds = estimate(np.array(list(scores.values())), max(num_subjects - NOT_TRAINING, 1), RAW)
+    over_folds = estimate(np.array(list(scores.values())), num_training, RAW)
     found = {
         VALIDATION_MEAN: over_folds.mean,
         "cv/ci_low": over_folds.low,
