@@ -25,6 +25,7 @@ Result = TypeVar("Result")
 
 LOCAL = "local"
 CONNECT_SECONDS = 10.0
+_TOO_BUSY = "node timed out during startup"
 ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1", "RAY_TRAIN_V2_ENABLED": "1"}
 """Ray Train's controller otherwise looks after its workers every 2 s, which a short fold job spends waiting."""
 _IS_HERE: ContextVar[bool] = ContextVar("is_here", default=False)
@@ -71,6 +72,12 @@ def _connect(address: str, environment: dict[str, str], cpus: int | None) -> Non
         reason = (str(error).splitlines() or [""])[0]
         raise BadInput(
             f"cannot connect to Ray at {address}: {reason}; start one, or give --ray-address local"
+        ) from error
+    except Exception as error:
+        if _TOO_BUSY not in str(error):  # Ray raises a bare Exception for this alone
+            raise
+        raise BadInput(
+            "Ray did not start within 30 s: too much else runs on this machine; once less does, run the command again"
         ) from error
 
 

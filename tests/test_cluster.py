@@ -98,6 +98,25 @@ def silent_port() -> Iterator[int]:
         yield bound.getsockname()[1]
 
 
+def test_a_ray_that_does_not_start_in_time_is_one_line(monkeypatch):
+    def init(**_: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen because many things.")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(BadInput, match="Ray did not start within 30 s"), connected(LOCAL, 1):
+        pass
+
+
+def test_another_error_of_ray_s_start_is_not_hidden(monkeypatch):
+    def init(**_: object) -> None:
+        raise Exception("a fault of Ray's own")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(Exception, match="a fault of Ray's own") as raised, connected(LOCAL, 1):
+        pass
+    assert not isinstance(raised.value, BadInput)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("named_by", ["--ray-address", "RAY_ADDRESS"])
 def test_local_places_are_refused_on_two_nodes_and_nothing_is_written(two_nodes, shards, tmp_path, named_by):
