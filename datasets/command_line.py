@@ -37,6 +37,7 @@ class CommandParser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        self._group: argparse._ActionsContainer = self
         self.add_argument(_END_OF_LIST, action="store_true", dest=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
     def add_option(self, name: str, **settings: Any) -> None:  # noqa: ANN401 - handed on to argparse as it is
@@ -44,7 +45,12 @@ class CommandParser(argparse.ArgumentParser):
         default = settings.get("default")
         shown = "" if default is None or default is False else f"default {default}; "
         settings["help"] = f"{settings['help']} [{shown}{environment_variable(name)}]".replace("%", "%%")
-        self.add_argument(name, **settings)
+        self._group.add_argument(name, **settings)
+
+    def group(self, title: str) -> Callable[..., None]:
+        """Begin a group of options, which ``--help`` shows under its title; return ``add_option``."""
+        self._group = self.add_argument_group(title)
+        return self.add_option
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override] # noqa: ANN401
         """Parse the arguments, options that are set in the environment standing before those of the command line."""

@@ -28,7 +28,8 @@ from platform.data.several_data_sets import open_shards
 from platform.evidence.findings import Findings, findings
 from platform.evidence.verdict import CONFOUND, EEG_SPECIFIC, NOT_BEYOND_EVENTS, NOTHING, REPLICATED
 from platform.ledger.records import read_ledger, study_names
-from platform.search import check_architecture, search_parser, study_settings, take_keys_out, with_starts
+from platform.search import check_architecture, study_settings, take_keys_out, with_starts
+from platform.study.options import search_parser
 from platform.study.run import check_data, search_untracked
 from platform.study.settings import StudySettings
 from platform.tracking.runs import TrackingSettings
