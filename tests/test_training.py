@@ -5,12 +5,15 @@ import json
 import os
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import ray
 import torch
 import two_workers
 from altered_study import with_other_bold
+from ray.train.v2._internal import constants
 from small_study import NUM_VOXELS, write_small_study
 
 from datasets.storage import open_storage
@@ -22,6 +25,7 @@ from platform.data.windows import WINDOW_VOLUMES, eeg_batch, window_index
 from platform.ledger.records import FoldRecord
 from platform.models import ARCHITECTURES, Volumes
 from platform.tracking.figures import trace_figure
+from platform.training import fold_job as training
 from platform.training import loop, snapshots
 from platform.training.config import Epochs, TrainingConfig
 from platform.training.fold_job import run_fold_job
@@ -537,3 +541,14 @@ def test_cached_features_of_windows_are_those_of_their_eeg_and_are_made_once(cou
     record = run_fold_job(wanted, Workers())
     monkeypatch.setattr(products, "eeg_batch", lambda *_: pytest.fail("features are made again"))
     assert run_fold_job(wanted, Workers()).score == record.score
+
+
+@pytest.mark.parametrize("earlier", [None, "auto"])
+def test_ray_train_s_actors_are_told_which_ray_is_theirs_and_nobody_else_is(monkeypatch, earlier):
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="10.0.0.5:6379"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if earlier is not None:
+        monkeypatch.setenv("RAY_ADDRESS", earlier)
+    with training._address_for_ray_train():
+        assert constants.get_env_vars_to_propagate()["RAY_ADDRESS"] == "10.0.0.5:6379"
+    assert os.environ.get("RAY_ADDRESS") == earlier

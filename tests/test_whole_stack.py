@@ -251,16 +251,28 @@ def a_training_process_is_killed(search: Search) -> str:
 
 
 def a_worker_of_a_group_is_killed(search: Search) -> str:
-    processes(search.stack, WORKER)[-1].send(SIGKILL)
+    next_group(search)[-1].send(SIGKILL)
     return LOST
 
 
 def the_actor_of_a_job_is_killed_apart_from_its_workers(search: Search) -> str:
-    [actor], workers = processes(search.stack, TRAINING), processes(search.stack, WORKER)
-    assert len({actor.pid, *(worker.pid for worker in workers)}) == 3
+    workers = next_group(search)
+    [actor] = processes(search.stack, TRAINING)
+    assert actor.pid not in {worker.pid for worker in workers}
     actor.send(SIGKILL)
     wait_until(lambda: not any(worker.is_running() for worker in workers), "the end of the workers that it left")
     return LOST
+
+
+def next_group(search: Search) -> list[Identity]:
+    """Wait for the two workers of a job that begins now, and return them."""
+    of_others = set(processes(search.stack, WORKER))
+
+    def found() -> list[Identity]:
+        return [each for each in processes(search.stack, WORKER) if each not in of_others]
+
+    wait_until(lambda: len(found()) == 2, "two workers of a job")
+    return found()
 
 
 def the_driver_is_killed(search: Search) -> str:

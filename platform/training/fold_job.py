@@ -5,17 +5,21 @@ is the same training without scores, and always a Ray Train run.
 """
 
 import dataclasses
+import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 import torch
 from ray import train as ray_train
 from ray.train.torch import TorchTrainer, get_device, prepare_model
+from ray.train.v2._internal import constants
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.train.v2.api.result import Result
 from torch import Tensor, nn
@@ -44,6 +48,7 @@ from platform.training.loop import (
 from platform.training.meeting_point import torch_config
 
 WEIGHTS_FILE = "weights.pt"
+_RAY_ADDRESS = "RAY_ADDRESS"
 
 
 class RefitFailed(RuntimeError):
@@ -283,9 +288,29 @@ def _fit_with_ray_train(job: Job, workers: Workers, train_worker: Callable[[dict
             name=f"trial-{job.trial:04d}-{part}-{time.time_ns()}", storage_path=workers.storage
         ),
     )
-    result = trainer.fit()
+    with _address_for_ray_train():
+        result = trainer.fit()
     assert isinstance(result, Result)
     return result
+
+
+@contextmanager
+def _address_for_ray_train() -> Iterator[None]:
+    """Let Ray Train's actors know which Ray is theirs: one of them gives back the CPUs of a group whose job was killed.
+
+    It asks for what it watches; where several Rays run on a machine it would find none and end, and every later group
+    would wait for those CPUs for ever.
+    """
+    earlier = os.environ.get(_RAY_ADDRESS)
+    os.environ[_RAY_ADDRESS] = ray.get_runtime_context().gcs_address
+    constants.ENV_VARS_TO_PROPAGATE.add(_RAY_ADDRESS)
+    try:
+        yield
+    finally:
+        if earlier is None:
+            del os.environ[_RAY_ADDRESS]
+        else:
+            os.environ[_RAY_ADDRESS] = earlier
 
 
 def _train_worker(config: dict[str, Any]) -> FoldRecord | str:
