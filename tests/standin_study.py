@@ -8,6 +8,7 @@ and every record in the ledger is one line of the log, appended in one write.
 import dataclasses
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -51,6 +52,7 @@ class Standin:
     concurrency: int = 2
     cpus: int = 2
     seconds: float = 0.0
+    time_budget_s: float = math.inf
 
     @property
     def settings(self) -> StudySettings:
@@ -68,6 +70,7 @@ class Standin:
             seed=self.seed,
             commit_lag=self.commit_lag,
             concurrency=self.concurrency,
+            time_budget_s=self.time_budget_s,
         )
 
     def changed(self, **changes: Any) -> "Standin":

@@ -15,6 +15,7 @@ import pytest
 from test_killed_jobs import descendants, name_of
 
 from datasets.cluster import LOCAL, connected
+from datasets.errors import BadInput
 from platform.data.folds import Fold
 from platform.data.products import DataSettings
 from platform.ledger.records import Ledger, LedgerTrial, open_ledger
@@ -156,6 +157,18 @@ def test_storage_that_takes_none_of_tune_s_own_files_is_one_line_of_ray_s_log():
     assert fold_jobs.in_one_line(record)
     shown = logging.Formatter("%(levelname)s %(message)s").format(record)
     assert shown == "WARNING job storage is away; the search goes on meanwhile: could not connect"
+
+
+@pytest.mark.slow
+def test_an_error_that_ends_a_job_again_and_again_is_told_with_its_node_at_the_end(tmp_path, monkeypatch, caplog):
+    write_to_a_full_disk = lambda: (os := __import__("os")).write(os.open("/dev/full", os.O_WRONLY), b"x")  # noqa: E731
+    monkeypatch.setattr(fold_jobs, "run_job", standing_in({0: write_to_a_full_disk}))
+    wanted = r"ended 3 times .* by OSError: \[Errno 28\] No space left on device \(on the node [\d.]+\): "
+    with connected(LOCAL, 2), pytest.raises(BadInput, match=wanted):
+        searched(tmp_path, Workers(storage=str(tmp_path / "jobs")), num_trials=1, timeout_s=60.0, concurrency=1)
+    told = [record.getMessage() for record in caplog.records if "it goes on in another one" in record.getMessage()]
+    assert len(told) == 2
+    assert all("No space left on device" in line for line in told)
 
 
 @pytest.mark.slow

@@ -198,6 +198,7 @@ def run_fold_jobs(jobs: FoldJobs, workers: Workers, concurrency: int) -> None:
         return
     trainable = tune.with_parameters(run_job, workers=workers)
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the other output prints tables at any verbosity
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # five files a job, which nobody reads
     _keep_keys_out_of_ray_s_logs()
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # each error of a job, whole; they stand in its files
     logging.getLogger("ray.train._internal.storage").addFilter(in_one_line)

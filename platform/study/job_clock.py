@@ -4,6 +4,7 @@ Takes Ray Tune's word on which jobs start and end; gives the records of those fo
 """
 
 import logging
+import math
 import re
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from platform.ledger.records import FoldRecord
+from platform.study.lost_groups import remove_lost_groups
 from platform.training.job import Job, snapshots_of
 
 logger = logging.getLogger(__name__)
@@ -23,6 +25,8 @@ logger = logging.getLogger(__name__)
 _SECONDS_PER_MINUTE = 60.0
 _KILLED_FOR_MEMORY = ("OutOfMemoryError", "RAY_memory_usage_threshold")
 """How Ray tells of a process that it killed for the memory of its node."""
+_LOOK_FOR_SECONDS, _LOOK_EVERY_SECONDS = 120.0, 2.0
+"""Ray notices within seconds that those below a killed process are gone, a lost node after up to a minute."""
 _NEXT_ERROR = "Failure # "
 """How Tune's file of a job's errors begins each of them."""
 _RAISED_AT = re.compile(r"ray::\S+ \(pid=\d+, ip=([^,)]+)")
@@ -54,6 +58,7 @@ class JobClock(tune.Callback):
         self._on_start, self._on_end = on_start, on_end
         self._max_failures = max_failures
         self._running: dict[str, _Running] = {}
+        self._looks_until_s = self._looked_s = -math.inf
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ANN401
         """Start a job's time."""
@@ -69,6 +74,7 @@ class JobClock(tune.Callback):
             "trial %d on fold %d lost its process, or an error ended it: it goes on in another one (%d of %d times)%s",
             job.trial, job.fold.number, trial.num_failures, self._max_failures, f": {error}" if error else "",
         )  # fmt: skip
+        self._look_for_lost_groups()
         self._forget(trial)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ANN401
@@ -81,12 +87,17 @@ class JobClock(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:  # noqa: ANN401
         """Kill the processes of jobs whose time is over; Tune shall not start them again."""
+        now_s = time.monotonic()
+        if now_s < self._looks_until_s and now_s - self._looked_s > _LOOK_EVERY_SECONDS:
+            self._looked_s = now_s
+            remove_lost_groups()
         for running in self._running.values():
             actor = running.trial.temporary_state.ray_actor
             if not running.is_overdue and actor is not None and time.monotonic() - running.since_s > self._timeout_s:
                 running.is_overdue = True
                 running.trial.max_failures = 0
                 ray.kill(actor)
+                self._look_for_lost_groups()
 
     def failed_record(self, trial_id: str) -> FoldRecord | None:
         """Return the record of a job that ended without one; None where the job is not to blame."""
@@ -114,6 +125,10 @@ class JobClock(tune.Callback):
         if any(sign in _told(running.trial) for sign in _KILLED_FOR_MEMORY):
             return f"out of memory: Ray killed it {self._max_failures + 1} times"
         return ""
+
+    def _look_for_lost_groups(self) -> None:
+        """Look, from now on for a while, for groups of workers whose job has no process any more."""
+        self._looks_until_s = time.monotonic() + _LOOK_FOR_SECONDS
 
     def _forget(self, trial: Trial) -> None:
         running = self._running.pop(trial.trial_id, None)
