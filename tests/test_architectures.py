@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,12 @@ import pytest
 import torch
 from model_shapes import BATCH, CHANNELS, GRID, PATTERNS, RATE_HZ, VOLUMES, VOXELS, build, eeg, shape
 from torch import nn
+from torch.nn import functional
 
 from platform.data import band_power
 from platform.models import ARCHITECTURES, Volumes
 from platform.models import band_power as band_power_model
+from platform.models.attention import Attention
 from platform.models.blocks import NORMS, StochasticDepth
 from platform.models.convolutional import MIXINGS, POOLINGS, Convolution
 from platform.models.embedding import EMBEDDINGS
@@ -280,6 +283,18 @@ def test_an_autoregressive_decoder_sees_only_the_slices_before(changed):
     assert [not torch.equal(*both) for both in zip(before, after, strict=True)] == [
         number >= changed for number in range(GRID[0])
     ]
+
+
+def test_attention_with_dropout_is_torchs_on_a_cpu(monkeypatch):
+    attention = Attention(width=12, num_heads=3, dropout=0.3)
+    for parameter in attention.parameters():
+        nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+    asking, asked = torch.randn(2, 5, 12), torch.randn(2, 7, 12)
+    torch.manual_seed(1)
+    read = attention(asking, attention.keys_values(asked))
+    torch.manual_seed(1)
+    monkeypatch.setattr(attention, "_read", partial(functional.scaled_dot_product_attention, dropout_p=0.3))
+    torch.testing.assert_close(read, attention(asking, attention.keys_values(asked)))
 
 
 def test_an_autoregressive_decoder_goes_on_from_what_it_predicted_itself():

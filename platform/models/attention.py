@@ -37,12 +37,20 @@ class Attention(nn.Module):
 
     def forward(self, tokens_BQD: Tensor, asked: KeysValues) -> Tensor:
         """Return what each token reads of those asked, (B, Q, D)."""
-        dropout = self.dropout if self.training else 0.0
-        read_BHQd = functional.scaled_dot_product_attention(
-            self._heads(self.to_queries(tokens_BQD)), *asked, dropout_p=dropout
-        )
+        queries_BHQd = self._heads(self.to_queries(tokens_BQD))
+        read_BHQd = self._read(queries_BHQd, *asked)
         read_BQD: Tensor = self.out(read_BHQd.transpose(1, 2).flatten(2))
         return read_BQD
+
+    def _read(self, queries_BHQd: Tensor, keys_BHTd: Tensor, values_BHTd: Tensor) -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        if not dropout or queries_BHQd.device.type != "cpu":
+            return functional.scaled_dot_product_attention(queries_BHQd, keys_BHTd, values_BHTd, dropout_p=dropout)
+        # On a CPU torch has no kernel of attention with dropout, and its way around takes twice as long as this.
+        scaled_BHQd = queries_BHQd / math.sqrt(queries_BHQd.shape[-1])
+        shares_BHQT = torch.softmax(scaled_BHQd @ keys_BHTd.transpose(-2, -1), dim=-1)
+        read_BHQd: Tensor = functional.dropout(shares_BHQT, dropout) @ values_BHTd
+        return read_BHQd
 
     def _heads(self, tokens_BTD: Tensor) -> Tensor:
         return tokens_BTD.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
