@@ -17,7 +17,8 @@ from benchmarks.table import Row, print_table, times
 from datasets.cluster import connected
 from platform.data.folds import Fold, leave_one_subject_out
 from platform.data.products import DataSettings
-from platform.ledger.records import FoldRecord, LedgerTrial, open_ledger
+from platform.ledger.records import FoldRecord, LedgerTrial
+from platform.ledger.studies import open_ledger
 from platform.proposals.samplers import Proposal, propose
 from platform.racing.next_job import RacingSettings
 from platform.study.fold_jobs import FoldJobs, StudySteps, run_fold_jobs

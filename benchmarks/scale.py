@@ -23,7 +23,8 @@ from datasets.storage import open_storage
 from platform.choices.losses import LOSSES
 from platform.data.basis import gram_matrix, principal_components, principal_components_by_passes
 from platform.data.products import MOST_GRAM_BYTES
-from platform.ledger.records import FoldRecord, open_ledger
+from platform.ledger.records import FoldRecord
+from platform.ledger.studies import open_ledger
 from platform.models import ARCHITECTURES
 from platform.models.shape import ModelShape
 from platform.training.loop import TrainingConfig

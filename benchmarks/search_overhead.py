@@ -26,7 +26,8 @@ from benchmarks.table import Row, print_table, times
 from datasets.cluster import connected
 from platform.data.folds import Fold
 from platform.data.products import DataSettings
-from platform.ledger.records import FoldRecord, LedgerTrial, open_ledger, sealed
+from platform.ledger.records import FoldRecord, LedgerTrial, sealed
+from platform.ledger.studies import open_ledger
 from platform.proposals.samplers import Proposal, propose, study_in_memory
 from platform.racing.next_job import Propose, Race, RacingSettings, RunFold, TrialProgress
 from platform.study import fold_jobs

@@ -20,7 +20,8 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from benchmarks.table import Row, best_of, print_table
-from platform.ledger.records import FoldRecord, LedgerTrial, open_ledger
+from platform.ledger.records import FoldRecord, LedgerTrial
+from platform.ledger.studies import open_ledger
 from platform.proposals.samplers import propose
 from platform.tracking.runs import TrackedData, Tracker, TrackingSettings
 from search_spaces import SEARCH_SPACES

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from platform.evidence.findings import findings
-from platform.ledger.records import read_ledger
+from platform.ledger.studies import read_ledger
 from platform.report import report_page
 from platform.study.tables import trial_rows
 

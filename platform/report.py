@@ -12,7 +12,8 @@ from datasets.command_line import CommandParser, run_command
 from datasets.errors import BadInput
 from datasets.storage import home_folder, write_whole
 from platform.evidence.findings import Findings, findings
-from platform.ledger.records import Ledger, read_ledger
+from platform.ledger.ledger import Ledger
+from platform.ledger.studies import read_ledger
 from platform.report_pages.brain_section import brain_section
 from platform.report_pages.comparison import comparison_page
 from platform.report_pages.further_sections import further_sections

@@ -27,7 +27,7 @@ from datasets.storage import home_folder
 from platform.data.several_data_sets import open_shards
 from platform.evidence.findings import Findings, findings
 from platform.evidence.verdict import CONFOUND, EEG_SPECIFIC, NOT_BEYOND_EVENTS, NOTHING, REPLICATED
-from platform.ledger.records import read_ledger, study_names
+from platform.ledger.studies import read_ledger, study_names
 from platform.search import check_architecture, study_settings, take_keys_out, with_starts
 from platform.study.options import search_parser
 from platform.study.run import check_data, search_untracked

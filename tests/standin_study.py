@@ -22,7 +22,9 @@ from datasets.cluster import connected
 from datasets.command_line import run_command
 from platform.data.folds import leave_one_subject_out
 from platform.data.products import DataSettings
-from platform.ledger.records import FoldRecord, Ledger, LedgerTrial, best_trial, open_ledger, read_ledger
+from platform.ledger.ledger import Ledger
+from platform.ledger.records import FoldRecord, LedgerTrial, best_trial
+from platform.ledger.studies import open_ledger, read_ledger
 from platform.study import fold_jobs
 from platform.study import run as study
 from platform.study.progress import PlainProgress

@@ -11,7 +11,8 @@ from platform.evidence import after_search
 from platform.evidence.after_search import LOCKED_AWAY, NESTED, NULLS, Afterwards
 from platform.evidence.locked_away import fold_of, score_locked_away_baselines
 from platform.evidence.protocols import divided, nested_scores
-from platform.ledger.records import FoldRecord, open_ledger
+from platform.ledger.records import FoldRecord
+from platform.ledger.studies import open_ledger
 from platform.proposals.samplers import Proposal
 from platform.scores.baselines import BASELINES
 from platform.training.config import Epochs

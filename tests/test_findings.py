@@ -12,7 +12,9 @@ from platform.evidence.finalists import TEST
 from platform.evidence.findings import findings, importance, validation_by_subject
 from platform.evidence.statistics import BBC_CV, LOCKED_AWAY, MIXED_MODEL, NESTED
 from platform.evidence.verdict import CONFOUND, EEG_SPECIFIC, NOTHING
-from platform.ledger.records import FoldRecord, Ledger, LedgerTrial, open_ledger
+from platform.ledger.ledger import Ledger
+from platform.ledger.records import FoldRecord, LedgerTrial
+from platform.ledger.studies import open_ledger
 from platform.proposals.samplers import Proposal
 
 NUM_FOLDS = 8

@@ -18,7 +18,9 @@ from datasets.cluster import LOCAL, connected
 from datasets.errors import BadInput
 from platform.data.folds import Fold
 from platform.data.products import DataSettings
-from platform.ledger.records import Ledger, LedgerTrial, open_ledger
+from platform.ledger.ledger import Ledger
+from platform.ledger.records import LedgerTrial
+from platform.ledger.studies import open_ledger
 from platform.proposals.samplers import Proposal
 from platform.racing.next_job import RacingSettings
 from platform.study import fold_jobs

@@ -16,7 +16,8 @@ from killable_job import NUM_EPOCHS, killable_job
 from small_study import write_small_study
 
 from datasets.cluster import LOCAL, connected
-from platform.ledger.records import FoldRecord, open_ledger
+from platform.ledger.records import FoldRecord
+from platform.ledger.studies import open_ledger
 from platform.proposals.samplers import Proposal
 from platform.racing.next_job import RacingSettings
 from platform.study.fold_jobs import FoldJobs, StudySteps, run_fold_jobs

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from datasets.errors import BadInput
-from platform.ledger.records import FoldRecord, Ledger, best_trial, open_ledger
+from platform.ledger.ledger import Ledger
+from platform.ledger.records import FoldRecord, best_trial
+from platform.ledger.studies import open_ledger
 from platform.proposals.samplers import Proposal
 from platform.study.tables import trial_rows
 

@@ -19,16 +19,9 @@ from optuna.distributions import FloatDistribution
 from postgres_server import running_postgresql
 
 from datasets.errors import BadInput
-from platform.ledger.records import (
-    MIGRATIONS,
-    SCHEMA_VERSION,
-    FoldRecord,
-    Ledger,
-    best_trial,
-    mean,
-    open_ledger,
-    read_ledger,
-)
+from platform.ledger.ledger import Ledger
+from platform.ledger.records import FoldRecord, best_trial, mean
+from platform.ledger.studies import MIGRATIONS, SCHEMA_VERSION, open_ledger, read_ledger
 from platform.proposals.samplers import SAMPLERS, Proposal, propose, space_digest
 from search_spaces import SEARCH_SPACES, SearchSpace
 
@@ -608,9 +601,9 @@ def begun_as(ledger: Ledger, version: int) -> None:
 def test_a_study_of_an_older_schema_is_looked_at_as_it_is_and_migrated_when_it_goes_on(reopened, monkeypatch):
     begun_as(reopened(), 1)
     called = []
-    monkeypatch.setattr("platform.ledger.records.SCHEMA_VERSION", 3)
+    monkeypatch.setattr("platform.ledger.studies.SCHEMA_VERSION", 3)
     monkeypatch.setattr(
-        "platform.ledger.records.MIGRATIONS",
+        "platform.ledger.studies.MIGRATIONS",
         {number: lambda _, number=number: called.append(number) for number in (1, 2)},
     )
     assert reopened()._study.user_attrs["terms"] == {**TERMS, "schema": 3}

@@ -19,8 +19,9 @@ from standin_study import Standin, start_standin, table_of
 
 from datasets.errors import BadInput
 from datasets.retries import Patience
-from platform.ledger import records as ledger_module
-from platform.ledger.records import FoldRecord, open_ledger
+from platform.ledger import ledger as ledger_module
+from platform.ledger.records import FoldRecord
+from platform.ledger.studies import open_ledger
 from platform.proposals.samplers import Proposal
 
 MINUTES = 60.0
@@ -186,7 +187,7 @@ def test_four_studies_at_once_on_one_ray_and_one_server_are_what_each_is_alone_o
 
 CLAIMING = """
 import sys
-from platform.ledger.records import open_ledger
+from platform.ledger.studies import open_ledger
 with open_ledger(sys.argv[1], "claimed", {}).sole_writer():
     print("mine", flush=True)
     sys.stdin.read()

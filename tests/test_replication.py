@@ -14,7 +14,7 @@ from platform.data.products import DataSettings
 from platform.evidence import finalists
 from platform.evidence.findings import REPLICATIONS, evidence, findings
 from platform.evidence.verdict import CONFOUND, EEG_SPECIFIC, NOTHING, REPLICATED
-from platform.ledger.records import open_ledger, read_ledger
+from platform.ledger.studies import open_ledger, read_ledger
 from platform.proposals.samplers import Proposal
 from platform.report import report_page
 from platform.search import with_starts

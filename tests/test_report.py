@@ -22,7 +22,9 @@ from platform import report
 from platform.data.quality import QUALITY
 from platform.evidence.findings import findings
 from platform.evidence.verdict import WORDS
-from platform.ledger.records import FoldRecord, Ledger, open_ledger, read_ledger
+from platform.ledger.ledger import Ledger
+from platform.ledger.records import FoldRecord
+from platform.ledger.studies import open_ledger, read_ledger
 from platform.proposals.samplers import Proposal
 from platform.report import compared_page, report_page
 from platform.report_pages.studied import FOLD_SUBJECTS

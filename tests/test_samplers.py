@@ -10,8 +10,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from datasets.errors import BadInput
-from platform.ledger import records as ledgers
-from platform.ledger.records import FoldRecord, open_ledger
+from platform.ledger import studies as ledgers
+from platform.ledger.records import FoldRecord
+from platform.ledger.studies import open_ledger
 from platform.proposals.positions import POPULATION, nsga2_positions, position_of, value_at
 from platform.proposals.samplers import SAMPLERS, propose
 from platform.proposals.seen_trials import COST, as_seen_by, estimates

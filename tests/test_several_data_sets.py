@@ -19,7 +19,8 @@ from platform.data.products import DataSettings, StudyData
 from platform.data.several_data_sets import data_set_of, open_shards, places_of
 from platform.evidence.findings import FOLD_PLAN, findings, validation_by_subject
 from platform.evidence.protocols import divided
-from platform.ledger.records import FoldRecord, LedgerTrial, read_ledger
+from platform.ledger.records import FoldRecord, LedgerTrial
+from platform.ledger.studies import read_ledger
 from platform.report import report_page
 from platform.report_pages.studied import FOLD_SUBJECTS
 from platform.search import parse_arguments, study_settings, take_keys_out

@@ -11,7 +11,9 @@ from searching import ROOT, environment
 
 from datasets.command_line import run_command
 from datasets.errors import BadInput
-from platform.ledger.records import FoldRecord, Ledger, open_ledger, read_ledger, study_names
+from platform.ledger.ledger import Ledger
+from platform.ledger.records import FoldRecord
+from platform.ledger.studies import open_ledger, read_ledger, study_names
 from platform.proposals.samplers import Proposal
 from platform.study.tables import COMMANDS, export, main, shown, trial_rows
 

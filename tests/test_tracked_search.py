@@ -10,7 +10,8 @@ from searching import QUICK, finish_search, start_search
 from small_study import write_small_study
 
 from conftest import free_ports
-from platform.ledger.records import Ledger, read_ledger
+from platform.ledger.ledger import Ledger
+from platform.ledger.studies import read_ledger
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

@@ -24,7 +24,9 @@ from conftest import free_ports
 from datasets.errors import BadInput
 from platform.data.products import DataSettings, StudyData
 from platform.evidence.findings import findings
-from platform.ledger.records import FoldRecord, Ledger, open_ledger
+from platform.ledger.ledger import Ledger
+from platform.ledger.records import FoldRecord
+from platform.ledger.studies import open_ledger
 from platform.models import Volumes
 from platform.prediction.portable import PortableModel
 from platform.proposals.samplers import propose

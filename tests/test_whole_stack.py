@@ -38,7 +38,9 @@ from deploy.stack.processes import Identity, command_line, with_descendants
 from deploy.stack.ray_nodes import RayWorkerNode
 from deploy.stack.server import Server
 from deploy.stack.stack import STUDIES, Stack, StackSettings
-from platform.ledger.records import FoldRecord, Ledger, read_ledger
+from platform.ledger.ledger import Ledger
+from platform.ledger.records import FoldRecord
+from platform.ledger.studies import read_ledger
 
 NUM_SUBJECTS, NUM_VOLUMES = 5, 120
 SEARCH = ("python", "-m", "platform.search", "transformer")

@@ -25,7 +25,8 @@ from platform.evidence.nulls import (
     sign_flips,
 )
 from platform.evidence.protocols import Division, nested_scores
-from platform.ledger.records import Ledger, LedgerTrial, best_trial
+from platform.ledger.ledger import Ledger
+from platform.ledger.records import LedgerTrial, best_trial
 from platform.training.fold_job import run_fold_job
 from platform.training.job import Job, Workers, job_seed
 from platform.training.loop import TrainingDiverged

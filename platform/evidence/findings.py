@@ -43,7 +43,8 @@ from platform.evidence.statistics import (
     smallest_effect,
 )
 from platform.evidence.verdict import Evidence, Step, Verdict, evidence_of, verdict
-from platform.ledger.records import Ledger, LedgerTrial, best_trial
+from platform.ledger.ledger import Ledger
+from platform.ledger.records import LedgerTrial, best_trial
 from platform.racing.paired import leaders, posterior
 from platform.scores.baselines import FITTED_IN_SUBJECT
 from platform.scores.selection import best_position

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from platform.evidence.findings import Findings
-from platform.ledger.records import BaselineFolds, Ledger, LedgerTrial
+from platform.ledger.ledger import Ledger
+from platform.ledger.records import BaselineFolds, LedgerTrial
 
 TEST = "test"
 FOLD_SUBJECTS = "fold_subjects"

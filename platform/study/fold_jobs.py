@@ -19,7 +19,8 @@ from datasets.cluster import is_in_this_process
 from datasets.errors import BadInput
 from datasets.retries import first_line
 from datasets.storage import without_secrets
-from platform.ledger.records import FoldRecord, Ledger, LedgerTrial, opened, sealed
+from platform.ledger.ledger import Ledger
+from platform.ledger.records import FoldRecord, LedgerTrial, opened, sealed
 from platform.proposals.samplers import Proposal
 from platform.racing.budgets import BudgetedRace, Budgets, is_over_gpu_hours
 from platform.racing.next_job import Done, FoldJob, Propose, RacingSettings, RunFold, Wait

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from datasets.cluster import cluster_size
 from datasets.errors import BadInput
 from platform.data.folds import Fold
-from platform.ledger.records import Ledger, LedgerTrial
+from platform.ledger.ledger import Ledger
+from platform.ledger.records import LedgerTrial
 from platform.study.settings import StudySettings
 from platform.training.job import Job, job_seed
 from platform.training.median_stopping import MedianCurve, median_curve

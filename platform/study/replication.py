@@ -13,7 +13,9 @@ from datasets.errors import BadInput
 from datasets.storage import without_secrets
 from platform.evidence.findings import REPLICATIONS, evidence, winner_of
 from platform.evidence.verdict import Evidence
-from platform.ledger.records import Ledger, best_trial, read_ledger
+from platform.ledger.ledger import Ledger
+from platform.ledger.records import best_trial
+from platform.ledger.studies import read_ledger
 from platform.study.warm_start import located, terms_of
 
 logger = logging.getLogger(__name__)

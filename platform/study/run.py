@@ -17,13 +17,10 @@ from platform.data.quality import QUALITY, data_quality
 from platform.evidence.after_search import LOCKED_AWAY, NESTED, NULLS, Afterwards
 from platform.evidence.findings import FOLD_PLAN, findings
 from platform.evidence.protocols import DATA_SETS, Division, divided
+from platform.ledger.ledger import Ledger
 from platform.ledger.provenance import code_version
-from platform.ledger.records import (
-    Ledger,
-    LedgerTrial,
-    best_trial,
-    open_ledger,
-)
+from platform.ledger.records import LedgerTrial, best_trial
+from platform.ledger.studies import open_ledger
 from platform.proposals.samplers import Proposal, propose
 from platform.racing.budgets import fewest_fold_jobs
 from platform.racing.next_job import RacingSettings

@@ -20,7 +20,9 @@ import pyarrow.parquet
 from datasets.command_line import CommandParser, positive_integer
 from datasets.errors import BadInput
 from datasets.storage import home_folder, write_whole
-from platform.ledger.records import Ledger, LedgerTrial, best_trial, delete_study, mean, read_ledger, study_names
+from platform.ledger.ledger import Ledger
+from platform.ledger.records import LedgerTrial, best_trial, mean
+from platform.ledger.studies import delete_study, read_ledger, study_names
 
 FORMATS = {".csv": pyarrow.csv.write_csv, ".parquet": pyarrow.parquet.write_table}
 """From the end of a file's name to what writes a table into it."""

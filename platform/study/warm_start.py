@@ -10,7 +10,8 @@ import optuna
 
 from datasets.errors import BadInput
 from datasets.storage import without_secrets
-from platform.ledger.records import LedgerTrial, mean, read_ledger, study_names
+from platform.ledger.records import LedgerTrial, mean
+from platform.ledger.studies import read_ledger, study_names
 from search_spaces import SearchSpace
 
 NUM_STARTS = 4

@@ -16,7 +16,8 @@ from platform.evidence.brain_maps import maps_name
 from platform.evidence.finalists import REFERENCES, TEST, score_finalist, score_references
 from platform.evidence.findings import Findings, findings
 from platform.evidence.protocols import Division
-from platform.ledger.records import WINNER, FurtherScores, Ledger, LedgerTrial, best_trial
+from platform.ledger.ledger import Ledger
+from platform.ledger.records import WINNER, FurtherScores, LedgerTrial, best_trial
 from platform.models import Volumes
 from platform.report import report_page
 from platform.report_pages.brain_section import MAPS

@@ -24,7 +24,8 @@ from datasets.storage import without_secrets
 from platform.data.products import StudyData
 from platform.evidence.findings import NOT_TRAINING
 from platform.evidence.statistics import RAW, estimate
-from platform.ledger.records import WINNER, BaselineFolds, FoldRecord, FurtherScores, Ledger, LedgerTrial, mean
+from platform.ledger.ledger import Ledger
+from platform.ledger.records import WINNER, BaselineFolds, FoldRecord, FurtherScores, LedgerTrial, mean
 from platform.tracking.figures import trace_figure
 from platform.tracking.logged_model import DOWN, QUIET, STUDY, TRIAL, Standing, Winner, describe, register
 from platform.tracking.outbox import Outbox
