@@ -16,7 +16,7 @@ from pathlib import Path
 
 from searching import environment
 
-from conftest import free_ports
+from deploy.stack.ports import free_ports
 
 START_SECONDS = 120.0
 OBJECT_STORE_BYTES = 80 * 1024**2  # the least that Ray takes is 75 MiB

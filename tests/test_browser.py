@@ -12,7 +12,7 @@ from searching import QUICK, finish_search, start_search
 from small_study import write_small_study
 from test_tracking import CHANNELS, COMPLETE, NUM_FOLDS, SAMPLES, Study, made_ledger, send_winner, small_model
 
-from conftest import free_ports
+from deploy.stack.ports import free_ports
 from platform.data.products import DataSettings, StudyData
 from platform.report import report_page
 from platform.tracking.packaging import Package

@@ -16,7 +16,6 @@ from ray.cluster_utils import Cluster
 from searching import ROOT, environment, stop_after_fold_jobs
 from small_study import write_small_study
 
-from conftest import free_ports
 from datasets.cluster import (
     LOCAL,
     check_every_node_sees,
@@ -28,6 +27,7 @@ from datasets.cluster import (
     run_tasks,
 )
 from datasets.errors import BadInput
+from deploy.stack.ports import free_ports
 
 OBJECT_STORE_BYTES = 80 * 1024**2  # the least that Ray takes is 75 MiB
 PLACES = ("shards", "study-storage", "tracking", "job-storage")

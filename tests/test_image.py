@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from conftest import free_ports
 from deploy.image.healthy import answers, url_of
 from deploy.image.needed import needed
+from deploy.stack.ports import free_ports
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from searching import ROOT
 
-from conftest import free_ports
+from deploy.stack.ports import free_ports
 from deploy.stack.processes import command_line
 
 SCRIPT = ROOT / "deploy" / "ray-cluster.sh"

@@ -14,7 +14,7 @@ from environments import borrowing_python
 from searching import ROOT, environment, table
 from small_study import write_small_study
 
-from conftest import free_ports
+from deploy.stack.ports import free_ports
 
 SEARCH = ("python", "-m", "platform.search", "transformer")
 START_SECONDS = 180.0

@@ -10,11 +10,11 @@ import sys
 import pytest
 from searching import ROOT, environment
 
-from conftest import free_ports
 from datasets.command_line import run_command
 from datasets.errors import BadInput
 from datasets.redaction import RedactedFormatter, redacted
 from datasets.storage import keys_to_environment, without_secrets
+from deploy.stack.ports import free_ports
 from platform.data.products import DataSettings
 from platform.search import parse_arguments, study_settings, take_keys_out, whereabouts
 from platform.study.settings import StudySettings

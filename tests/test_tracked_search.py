@@ -9,7 +9,7 @@ from mlflow_server import MlflowServer
 from searching import QUICK, finish_search, start_search
 from small_study import write_small_study
 
-from conftest import free_ports
+from deploy.stack.ports import free_ports
 from platform.ledger.ledger import Ledger
 from platform.ledger.studies import read_ledger
 

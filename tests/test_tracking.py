@@ -20,8 +20,8 @@ from mlflow_server import MlflowServer, relay_to
 from small_study import NUM_VOXELS, RATE_HZ, write_small_study
 from torch import nn
 
-from conftest import free_ports
 from datasets.errors import BadInput
+from deploy.stack.ports import free_ports
 from platform.data.products import DataSettings, StudyData
 from platform.evidence.findings import findings
 from platform.ledger.ledger import Ledger
