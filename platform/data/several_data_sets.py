@@ -59,32 +59,24 @@ def together(storages: Sequence[Storage], manifests: Sequence[Manifest]) -> tupl
     named = sorted(zip(_names([storage.uri for storage in storages]), storages, manifests, strict=True))
     names = [name for name, _, _ in named]
     _refuse_twice(names, [manifest for _, _, manifest in named])
-    first = named[0][2]
-    for name, _, manifest in named[1:]:
+    (_, first_storage, first), *others = named
+    for name, _, manifest in others:
         _refuse_other_layout(names[0], first, name, manifest)
-    places: dict[str, tuple[Storage, str]] = {VOXELS: (named[0][1], VOXELS)}
-    shards: list[ShardEntry] = []
-    files = [file for file in first.files if file.name == VOXELS]
-    for name, storage, manifest in named:
-        renamed = [_renamed_shard(shard, name) for shard in manifest.shards]
-        own = [file for file in manifest.files if file.name.partition("/")[0] in manifest.subjects]
-        others = [_renamed(file, name) for file in own]
-        for entry, old in zip(others, own, strict=True):
-            places[entry.name] = (storage, old.name)
-        for entry, old_shard in zip(renamed, manifest.shards, strict=True):
-            places |= {new.name: (storage, old.name) for new, old in zip(entry.files, old_shard.files, strict=True)}
-        shards += renamed
-        files += others
-    pipeline = {"data_sets": {name: manifest.pipeline for name, _, manifest in named}, **_shared(first)}
-    skipped = tuple(
-        Skipped(recording=f"{name} {each.recording}", reason=each.reason)
-        for name, _, manifest in named
-        for each in manifest.skipped
+    own = [_without_grid(manifest) for _, _, manifest in named]
+    renamed = [_renamed(manifest, name) for name, manifest in zip(names, own, strict=True)]
+    whole = Manifest(
+        layout=first.layout,
+        pipeline={"data_sets": {name: manifest.pipeline for name, _, manifest in named}, **_shared(first)},
+        shards=tuple(shard for each in renamed for shard in each.shards),
+        files=(*_grid(first), *(file for each in renamed for file in each.files)),
+        skipped=tuple(skipped for each in renamed for skipped in each.skipped),
     )
-    whole = Manifest(layout=first.layout, pipeline=pipeline, shards=tuple(shards), files=tuple(files), skipped=skipped)
-    place = {field.name: getattr(named[0][1], field.name) for field in dataclasses.fields(Storage)}
+    places = {VOXELS: (first_storage, VOXELS)}
+    for (_, storage, _), old, new in zip(named, own, renamed, strict=True):
+        places |= {name: (storage, at) for name, at in zip(_file_names(new), _file_names(old), strict=True)}
+    fields = {field.name: getattr(first_storage, field.name) for field in dataclasses.fields(Storage)}
     uri = ",".join(storage.uri for _, storage, _ in named)
-    return TogetherStorage(**{**place, "uri": uri}, places=places), whole
+    return TogetherStorage(**{**fields, "uri": uri}, places=places), whole
 
 
 def data_set_of(subject: str) -> str:
@@ -151,8 +143,36 @@ def _shared(manifest: Manifest) -> dict[str, object]:
     return {key: manifest.pipeline[key] for key in ("eeg", "bold") if key in manifest.pipeline}
 
 
-def _renamed(file: FileEntry, data_set: str) -> FileEntry:
-    """Return the entry of a subject's file, called after the data set, too."""
+def _grid(manifest: Manifest) -> list[FileEntry]:
+    """Return the files that all data sets of one layout share."""
+    return [file for file in manifest.files if file.name == VOXELS]
+
+
+def _without_grid(manifest: Manifest) -> Manifest:
+    """Return a manifest of subjects' files alone."""
+    files = tuple(file for file in manifest.files if file.name.partition("/")[0] in manifest.subjects)
+    return dataclasses.replace(manifest, files=files)
+
+
+def _file_names(manifest: Manifest) -> list[str]:
+    """Return the names of all files: those of every shard, then those beside shards."""
+    of_shards = [file.name for shard in manifest.shards for file in shard.files]
+    return [*of_shards, *(file.name for file in manifest.files)]
+
+
+def _renamed(manifest: Manifest, data_set: str) -> Manifest:
+    """Return a manifest of a data set's subjects, each called after it, too."""
+    return dataclasses.replace(
+        manifest,
+        shards=tuple(_renamed_shard(shard, data_set) for shard in manifest.shards),
+        files=tuple(_renamed_file(file, data_set) for file in manifest.files),
+        skipped=tuple(
+            Skipped(recording=f"{data_set} {each.recording}", reason=each.reason) for each in manifest.skipped
+        ),
+    )
+
+
+def _renamed_file(file: FileEntry, data_set: str) -> FileEntry:
     subject = file.name.partition("/")[0]
     return dataclasses.replace(file, name=file.name.replace(subject, f"{data_set} {subject}"))
 
