@@ -293,5 +293,7 @@ def _row(what: str, value: str, ratio: str = "") -> Row:
 if __name__ == "__main__":
     if sys.argv[1:] == ["--rules"]:
         print_table([*itertools.chain(_sampler_rows(), _virtual_rows(), _lag_rows())])
+    elif sys.argv[1:] == ["--pace"]:
+        print_table(_pace_rows(NUM_SLEEPING, NUM_EMPTY))
     else:
         print_table(measure())

@@ -1,4 +1,4 @@
-"""Small jobs for half an hour: a driver and its Ray grow by what Ray Tune and the ledger keep of each result."""
+"""Small jobs for half an hour: a driver and its Ray grow by what the ledger keeps of each result, and by no more."""
 
 import os
 
@@ -6,8 +6,8 @@ import pytest
 from soak import each_job, soak
 
 MINUTES = float(os.environ.get("SOAK_MINUTES", "30"))
-RSS_KIB_PER_JOB = 128.0
-"""75 were measured: most is what Ray Tune keeps of a trial that has ended."""
+RSS_KIB_PER_JOB = 25.0
+"""50 MB over 2000 jobs."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(MINUTES * 60 + 900)]
 
@@ -19,8 +19,7 @@ def test_a_driver_grows_by_its_results_alone(tmp_path):
     second, last = samples[quarter : 2 * quarter], samples[-quarter:]
     grown = each_job(second[-1], last[-1])
     assert grown["rss_kib"] <= RSS_KIB_PER_JOB, grown
-    assert grown["references"] <= 1.1, grown
     assert grown["rows"] <= 1.1 * second[-1].rows / second[-1].records, grown
-    for name in ("handles", "threads", "processes", "objects", "files"):
+    for name in ("handles", "threads", "processes", "objects", "references", "files"):
         most, least = max(getattr(each, name) for each in second), min(getattr(each, name) for each in last)
         assert least <= most, f"{name} grew from at most {most} to at least {least}"

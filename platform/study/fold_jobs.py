@@ -24,6 +24,7 @@ from platform.ledger.records import FoldRecord, LedgerTrial, opened, sealed
 from platform.proposals.samplers import Proposal
 from platform.racing.budgets import BudgetedRace, Budgets, is_over_gpu_hours
 from platform.racing.next_job import Done, FoldJob, Propose, RacingSettings, RunFold, Wait
+from platform.study.ended_jobs import ForgettingScheduler, NoTrialProgress
 from platform.study.job_clock import JobClock
 from platform.training.fold_job import run_fold_job
 from platform.training.job import Job, Workers
@@ -209,6 +210,7 @@ def run_fold_jobs(jobs: FoldJobs, workers: Workers, concurrency: int) -> None:
         tune_config=tune.TuneConfig(
             num_samples=-1,
             search_alg=FoldJobSearcher(jobs, clock),
+            scheduler=ForgettingScheduler(),  # type: ignore[no-untyped-call] # Ray's own constructor
             max_concurrent_trials=concurrency,
             reuse_actors=True,
         ),
@@ -216,7 +218,7 @@ def run_fold_jobs(jobs: FoldJobs, workers: Workers, concurrency: int) -> None:
             name=f"{jobs.ledger.name}-{time.time_ns()}",
             storage_path=workers.storage,
             verbose=0,
-            callbacks=[clock],
+            callbacks=[clock, NoTrialProgress()],
             failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
         ),
     )
