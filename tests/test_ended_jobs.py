@@ -12,7 +12,8 @@ from ray.tune.search import Searcher, SearchGenerator
 from test_job_timeout import a_job
 
 from datasets.cluster import LOCAL, connected
-from platform.ledger.records import FoldRecord, LedgerTrial, open_ledger
+from platform.ledger.records import FoldRecord, LedgerTrial
+from platform.ledger.studies import open_ledger
 from platform.proposals.samplers import Proposal
 from platform.racing.next_job import RacingSettings
 from platform.study import fold_jobs
