@@ -19,7 +19,8 @@ from datasets.errors import BadInput
 from datasets.storage import has_keys, home_folder, keys_to_environment, open_storage, without_secrets
 from platform.data.products import DataSettings
 from platform.data.several_data_sets import places_of
-from platform.evidence.protocols import UNIT_OF
+from platform.evidence.nulls import NUM_FLIPS
+from platform.evidence.protocols import SHUFFLED, UNIT_OF
 from platform.models import ADAPTERS, ARCHITECTURES
 from platform.racing.budgets import Budgets
 from platform.study.options import search_parser
@@ -134,6 +135,7 @@ def study_settings(arguments: argparse.Namespace) -> StudySettings:
             rate_hz=arguments.rate,
             pairing=arguments.pairing,
             unit=UNIT_OF[arguments.protocol],
+            shuffle_seed=arguments.seed if arguments.protocol == SHUFFLED else 0,
         ),
         storage_url=arguments.study_storage or f"sqlite:///{home / 'studies.db'}",
         tracking=TrackingSettings(
@@ -170,10 +172,16 @@ def study_settings(arguments: argparse.Namespace) -> StudySettings:
         command=arguments.command,
         protocol=arguments.protocol,
         lock_away=arguments.lock_away,
-        null_flips=arguments.null_flips,
+        null_flips=_null_flips(arguments),
         null_repeats=arguments.null_repeats,
         replicate=arguments.replicate or "",
     )
+
+
+def _null_flips(arguments: argparse.Namespace) -> int:
+    """Return how many flips of subjects are wanted; shares of windows know no subjects, so by default none of them."""
+    by_default = 0 if arguments.protocol == SHUFFLED else NUM_FLIPS
+    return by_default if arguments.null_flips is None else int(arguments.null_flips)
 
 
 def whereabouts(settings: StudySettings, *, is_tracked: bool) -> str:

@@ -1,6 +1,9 @@
 """Split subjects into folds: one left out, or two, or a whole data set; and lock subjects away before that.
 
-Takes the subjects that a manifest names and the study's seed; gives folds, in an order that all trials share.
+Takes the subjects that a manifest names and the study's seed; gives folds, in an order that all trials share.  Takes
+how many windows recordings have; gives shares of them drawn at random, which leaks.
+
+Legend of shapes: T windows of one recording.
 """
 
 import itertools
@@ -8,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from datasets.errors import BadInput
 from platform.data.several_data_sets import data_set_of
@@ -15,8 +19,10 @@ from platform.data.several_data_sets import data_set_of
 MIN_SUBJECTS = 4
 MIN_TOGETHER = 3
 """Subjects of a data set that is left out as a whole: one tests, two validate."""
-_LOCKING = 1
-"""Keeps the draw of locked-away subjects apart from that of the folds' order."""
+NUM_SHARES = 8
+"""Shares that all windows are dealt to: one tests, two validate, five train."""
+_LOCKING, _SHUFFLING = 1, 3
+"""Keep the draws of locked-away subjects and of shuffled windows apart from that of the folds' order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +111,22 @@ def lock_away(subjects: Sequence[str], number: int, seed: int) -> tuple[tuple[st
         )
     order = _shuffled(subjects, np.random.default_rng([seed, _LOCKING]))
     return tuple(sorted(order[number:])), tuple(sorted(order[:number]))
+
+
+def shuffled_shares(num_windows: Sequence[int], seed: int) -> list[NDArray[np.int64]]:
+    """Return the share of every window of every recording, 0 to ``NUM_SHARES`` - 1, (T,) each.
+
+    Every recording's windows are shuffled and dealt out, the next recording's where the last one's ended.  So a share
+    holds windows of all subjects, and as many as any other of each recording, but for one; and a window's neighbours,
+    which share 28 of its 30 s of EEG, mostly lie in other shares.
+    """
+    rng, dealt, found = np.random.default_rng([seed, _SHUFFLING]), 0, []
+    for number in num_windows:
+        share_T = np.empty(number, np.int64)
+        share_T[rng.permutation(number)] = (dealt + np.arange(number)) % NUM_SHARES
+        found.append(share_T)
+        dealt += number
+    return found
 
 
 def _shuffled(subjects: Sequence[str], rng: np.random.Generator) -> list[str]:

@@ -33,6 +33,7 @@ from platform.data.basis import (
     reduced_rank,
     reduced_rank_by_passes,
 )
+from platform.data.folds import NUM_SHARES, shuffled_shares
 from platform.data.once import made_once
 from platform.data.several_data_sets import open_shards
 from platform.data.training_set import AlignedEeg, Inputs
@@ -67,7 +68,8 @@ class DataSettings:
     ``shards`` is a place, or several with commas between (``several_data_sets``).
 
     ``flipped`` names subjects whose BOLD is read times -1, for a null (``flipped_data``).  ``unit``, a key of
-    ``UNITS``, is what folds leave out: whole subjects, or single recordings, whose subjects train all the same.
+    ``UNITS``, is what folds leave out: whole subjects, or single recordings, whose subjects train all the same, or
+    shares of all recordings' windows, drawn at random by ``shuffle_seed``.
     """
 
     shards: str
@@ -76,6 +78,7 @@ class DataSettings:
     pairing: str = "recorded"
     flipped: tuple[str, ...] = ()
     unit: str = "subject"
+    shuffle_seed: int = 0
 
 
 def _by_recording(manifest: Manifest) -> Manifest:
@@ -85,7 +88,26 @@ def _by_recording(manifest: Manifest) -> Manifest:
     return replace(manifest, shards=shards)
 
 
-UNITS: dict[str, Callable[[Manifest], Manifest]] = {"subject": lambda manifest: manifest, "recording": _by_recording}
+def _by_share(manifest: Manifest) -> Manifest:
+    """Return the manifest with shares of windows as its subjects: each has every recording, numbered as a run.
+
+    Which windows a share has of them, ``StudyData.runs`` says.
+    """
+    shards = tuple(
+        replace(entry, subject=share, run=number)
+        for share in SHARE_NAMES
+        for number, entry in enumerate(manifest.shards, start=1)
+    )
+    return replace(manifest, shards=shards)
+
+
+SHARE = "share"
+SHARE_NAMES = tuple(f"share-{number}" for number in range(1, NUM_SHARES + 1))
+UNITS: dict[str, Callable[[Manifest], Manifest]] = {
+    "subject": lambda manifest: manifest,
+    "recording": _by_recording,
+    SHARE: _by_share,
+}
 """From a manifest to one whose subjects are what folds leave out."""
 
 
@@ -109,19 +131,44 @@ class StudyData:
 
     def __init__(self, settings: DataSettings) -> None:
         self.settings = settings
-        self.storage, manifest = open_shards(settings.shards)
-        self.manifest = UNITS[settings.unit](manifest)
+        self.storage, recorded = open_shards(settings.shards)
+        self.manifest = UNITS[settings.unit](recorded)
         self.folder = Path(settings.cache_folder)
         self._cache = RunCache(
-            folder=self.folder / "runs", storage=self.storage, manifest=self.manifest, rate_hz=settings.rate_hz
+            folder=self.folder / "runs",
+            storage=self.storage,
+            manifest=recorded if settings.unit == SHARE else self.manifest,
+            rate_hz=settings.rate_hz,
         )
         self._runs: dict[str, list[CachedRun]] = {}
 
     def runs(self, subject: str) -> list[CachedRun]:
         """Return a subject's runs, their EEG paired with BOLD as the study's settings say."""
         if subject not in self._runs:
-            self._runs[subject] = PAIRINGS[self.settings.pairing](self._cache.open_subject(subject))
+            self._runs |= self._of_shares() if self.settings.unit == SHARE else {subject: self._paired(subject)}
         return self._runs[subject]
+
+    def _paired(self, subject: str) -> list[CachedRun]:
+        return PAIRINGS[self.settings.pairing](self._cache.open_subject(subject))
+
+    @cached_property
+    def _recordings(self) -> list[CachedRun]:
+        """Every recording, whole, numbered as a share's runs are."""
+        recorded = self._cache.manifest
+        numbers = {(entry.subject, entry.task, entry.run): at for at, entry in enumerate(recorded.shards, start=1)}
+        runs = [run for subject in recorded.subjects for run in self._paired(subject)]
+        return [replace(run, run=numbers[run.subject, run.task, run.run]) for run in runs]
+
+    def _of_shares(self) -> dict[str, list[CachedRun]]:
+        """Return what each share of the windows has of every recording."""
+        shares = shuffled_shares([run.num_windows for run in self._recordings], self.settings.shuffle_seed)
+        return {
+            name: [
+                replace(run, subject=name, at_T=np.flatnonzero(share_T == share))
+                for run, share_T in zip(self._recordings, shares, strict=True)
+            ]
+            for share, name in enumerate(SHARE_NAMES)
+        }
 
     def runs_of(self, subjects: Sequence[str]) -> list[CachedRun]:
         """Return the runs of several subjects, one subject after the other."""
@@ -180,7 +227,7 @@ class StudyData:
         design_RP = fir_design(
             self.events(run), self.event_kinds, len(run.bold_RV), layout.repetition_time_s, layout.reference_time_s
         )
-        return design_RP[self.window_volumes :]
+        return np.asarray(run.of_windows(design_RP))
 
     def confounds(self, run: CachedRun) -> dict[str, NDArray[np.float64]]:
         """Return the confound series of a run, one value per volume, by name."""
@@ -195,9 +242,9 @@ class StudyData:
         table = read_table(self.storage, entry)
         return {name: np.asarray(table[name], np.float64) for name in table.column_names}
 
-    def high_passed(self, series: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return series over a run's windows as scores see them."""
-        return high_passed(series, self.manifest.layout.repetition_time_s).astype(np.float32)
+    def high_passed(self, series: NDArray[np.float32], at_T: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+        """Return series over a run's windows, all or those at ``at_T``, as scores see them."""
+        return high_passed(series, self.manifest.layout.repetition_time_s, at_T=at_T).astype(np.float32)
 
     def band_power(self, subject: str) -> list[NDArray[np.float32]]:
         """Return lagged log band power of the windows of a subject's runs, high-passed, each (T, features)."""
@@ -205,12 +252,15 @@ class StudyData:
         def compute() -> dict[str, Any]:
             return {
                 f"{number:04d}": self.high_passed(
-                    lagged_band_power(
-                        run.eeg_CS,
-                        self.settings.rate_hz,
-                        len(run.bold_RV),
-                        self.manifest.layout.repetition_time_s,
-                    )[self.window_volumes :]
+                    run.of_windows(
+                        lagged_band_power(
+                            run.eeg_CS,
+                            self.settings.rate_hz,
+                            len(run.bold_RV),
+                            self.manifest.layout.repetition_time_s,
+                        )
+                    ),
+                    run.at_T,
                 )
                 for number, run in enumerate(self.runs(subject))
             }
@@ -253,7 +303,7 @@ class StudyData:
         def of_run(run: CachedRun, read: Inputs) -> NDArray[np.float32]:
             if alignment == "none" and (of_recording := getattr(compute_features, "of_recording", None)) is not None:
                 with torch.inference_mode():
-                    return np.asarray(of_recording(run.eeg).numpy())
+                    return np.asarray(run.in_run(of_recording(run.eeg).numpy()))
             index = window_index([run])
             with torch.inference_mode():
                 parts = [compute_features(read([run], index[at : at + 64])) for at in range(0, len(index), 64)]
@@ -278,8 +328,8 @@ class StudyData:
 
         def compute() -> dict[str, Any]:
             runs = self.runs(subject)
-            designs = [self.high_passed(self.event_design(run)) for run in runs]
-            volumes = [self.high_passed(run.targets.astype(np.float32)) for run in runs]
+            designs = [self.high_passed(self.event_design(run), run.at_T) for run in runs]
+            volumes = [self.high_passed(run.targets.astype(np.float32), run.at_T) for run in runs]
             return vars(event_products(designs, volumes))
 
         return EventProducts(**self.product("events", {"subject": subject}, compute))
@@ -328,6 +378,7 @@ class StudyData:
             "data": self.manifest.digest,
             "pairing": self.settings.pairing,
             "version": PRODUCTS_VERSION,
+            **({"shuffle_seed": self.settings.shuffle_seed} if self.settings.unit == SHARE else {}),
             **depends_on,
         }
         digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
@@ -343,15 +394,19 @@ class StudyData:
     @cached_property
     def has_gram(self) -> bool:
         """Whether the Gram matrix of all windows' volumes is small enough to be made."""
-        windows = (max(0, entry.rows - self.window_volumes) for entry in self.manifest.shards)
+        windows = (max(0, entry.rows - self.window_volumes) for entry in self._cache.manifest.shards)
         return 4 * sum(windows) ** 2 <= MOST_GRAM_BYTES
 
     def gram_of(self, subjects: Sequence[str]) -> NDArray[np.float32]:
         """Return inner products of these subjects' volumes over the whole mask: a part of one matrix of the study."""
-        everyone = list(self.manifest.subjects)
-        runs = self.runs_of(everyone)
+        runs = self._recordings if self.settings.unit == SHARE else self.runs_of(list(self.manifest.subjects))
         gram_NN = self.product("gram", {}, lambda: {"gram": gram_matrix([run.targets for run in runs])})["gram"]
-        wanted = np.concatenate([np.full(run.num_windows, run.subject in subjects) for run in runs])
+        if self.settings.unit == SHARE:
+            starts = np.cumsum([0, *(run.num_windows for run in runs)]).tolist()
+            start_of = {run.run: start for run, start in zip(runs, starts, strict=False)}
+            wanted = np.concatenate([start_of[run.run] + run.places for run in self.runs_of(subjects)])
+        else:
+            wanted = np.concatenate([np.full(run.num_windows, run.subject in subjects) for run in runs])
         return np.asarray(gram_NN[np.ix_(wanted, wanted)])
 
     def _entry(self, run: CachedRun) -> ShardEntry:
@@ -410,8 +465,28 @@ OUTPUTS: dict[
 """From a study, training subjects and voxel weights to patterns (K, V) and the training volumes' weights (N, K)."""
 
 
-def _volumes(data: StudyData, subjects: Sequence[str]) -> list[NDArray[np.float16]]:
-    return [run.targets for run in data.runs_of(subjects)]
+def _volumes(data: StudyData, subjects: Sequence[str]) -> "TargetsOfRuns":
+    return TargetsOfRuns(runs=data.runs_of(subjects))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TargetsOfRuns(Sequence[NDArray[np.float16]]):
+    """The volumes that runs' windows must predict, taken when they are asked for: some of a recording's are a copy."""
+
+    runs: Sequence[CachedRun]
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    @overload
+    def __getitem__(self, number: int) -> NDArray[np.float16]: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> "TargetsOfRuns": ...
+
+    def __getitem__(self, number: int | slice) -> "NDArray[np.float16] | TargetsOfRuns":
+        """Return one run's volumes."""
+        return replace(self, runs=self.runs[number]) if isinstance(number, slice) else self.runs[number].targets
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.shards import read_file, read_table
-from platform.data.products import StudyData
+from platform.data.products import SHARE, StudyData
 
 QUALITY = "data_quality"
 """Under this the ledger notes every subject's figures."""
@@ -25,7 +25,9 @@ FIGURES = {
 
 
 def data_quality(data: StudyData) -> dict[str, dict[str, float]]:
-    """Return every subject's figures."""
+    """Return every subject's figures; none where folds leave out shares of windows, which are all alike."""
+    if data.settings.unit == SHARE:
+        return {}
     return {subject: subject_quality(data, subject) for subject in data.manifest.subjects}
 
 

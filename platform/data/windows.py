@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +37,11 @@ _WHOLE = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class CachedRun:
-    """One recording, decoded and decimated; its arrays are memory-mapped and read-only."""
+    """One recording, decoded and decimated; its arrays are memory-mapped and read-only.
+
+    ``at_T`` says which of the recording's windows are in the run, ascending; None for all of them.  Where it is given,
+    windows are numbered among these alone.
+    """
 
     subject: str
     task: str
@@ -45,11 +50,12 @@ class CachedRun:
     bold_RV: NDArray[np.float16]
     samples_per_volume: int
     window_volumes: int = WINDOW_VOLUMES
+    at_T: NDArray[np.int64] | None = None
 
     @property
     def num_windows(self) -> int:
-        """Windows in this run: one per volume that has 30 s of EEG before it."""
-        return len(self.bold_RV) - self.window_volumes
+        """Windows in this run: one per volume that has 30 s of EEG before it, or as many of them as there are."""
+        return len(self.bold_RV) - self.window_volumes if self.at_T is None else len(self.at_T)
 
     @cached_property
     def eeg(self) -> Tensor:
@@ -64,11 +70,28 @@ class CachedRun:
     @property
     def targets(self) -> NDArray[np.float16]:
         """The volumes that the run's windows must predict."""
-        return self.bold_RV[self.window_volumes :]
+        return np.asarray(self.of_windows(self.bold_RV))
+
+    def of_windows(self, series_RN: NDArray[Any]) -> NDArray[Any]:
+        """Return what a series over the recording's volumes holds for the run's windows."""
+        return self.in_run(series_RN[self.window_volumes :])
+
+    def in_run(self, series_TN: NDArray[Any]) -> NDArray[Any]:
+        """Return what a series over all windows of the recording holds for those that are in the run."""
+        return series_TN if self.at_T is None else series_TN[self.at_T]
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """Where the run's windows stand among all of the recording."""
+        return np.arange(self.num_windows) if self.at_T is None else self.at_T
+
+    def place(self, number: int) -> int:
+        """Return where a window of the run stands among all of the recording."""
+        return number if self.at_T is None else int(self.at_T[number])
 
     def window(self, number: int) -> NDArray[np.float16]:
         """Return the EEG of one window, shape (C, S): it ends where the volume that it must predict begins."""
-        start = number * self.samples_per_volume
+        start = self.place(number) * self.samples_per_volume
         return self.eeg_CS[:, start : start + self.window_volumes * self.samples_per_volume]
 
 
@@ -198,12 +221,13 @@ def eeg_batch(runs: Sequence[CachedRun], index_B2: NDArray[np.int64]) -> Tensor:
 
 def target_batch(runs: Sequence[CachedRun], index_B2: NDArray[np.int64]) -> Tensor:
     """Return the volumes that the given windows must predict as float32, shape (B, V), in memory that is used again."""
-    rows = [runs[which].volumes[runs[which].window_volumes + number] for which, number in index_B2.tolist()]
+    named = ((runs[which], number) for which, number in index_B2.tolist())
+    rows = [run.volumes[run.window_volumes + run.place(number)] for run, number in named]
     return _gathered(rows)
 
 
 def _eeg_of(run: CachedRun, number: int) -> Tensor:
-    return run.eeg.narrow(1, number * run.samples_per_volume, run.window_volumes * run.samples_per_volume)
+    return run.eeg.narrow(1, run.place(number) * run.samples_per_volume, run.window_volumes * run.samples_per_volume)
 
 
 def _gathered(rows: Sequence[Tensor]) -> Tensor:

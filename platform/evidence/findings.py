@@ -26,7 +26,7 @@ from datasets.errors import BadInput
 from platform.evidence.after_search import NULLS
 from platform.evidence.finalists import TEST
 from platform.evidence.nulls import WINNER_FLIPS
-from platform.evidence.protocols import WITHIN
+from platform.evidence.protocols import SHUFFLED, UNIT_OF, WITHIN, WITHOUT_FURTHER_SCORES
 from platform.evidence.statistics import (
     LOCKED_AWAY,
     NESTED,
@@ -105,6 +105,8 @@ class Findings:
         importance: of the choices, largest first; empty where there are too few trials.
         nulls: what was scored without coupling.
         verdict: one word, with reasons.
+        unit: what a fold leaves out: a subject, a recording, or a share of shuffled windows.
+        leak: what training had of the scored subjects, in words; "" for nothing.
     """
 
     study: str
@@ -122,6 +124,8 @@ class Findings:
     importance: tuple[Importance, ...]
     nulls: tuple[Null, ...]
     verdict: Verdict
+    unit: str = "subject"
+    leak: str = ""
 
 
 def findings(ledger: Ledger) -> Findings:
@@ -136,6 +140,7 @@ def findings(ledger: Ledger) -> Findings:
     comparisons = () if is_nested else _comparisons(ledger, winner, raw.mean - best.mean)
     lead = leading(ledger.trials, len(winner.scores))
     scores_S, num_training = _by_subject(ledger, winner), _num_training(ledger, winner)
+    known = dataclasses.replace(_evidence(ledger, winner, raw, best), replications=_replications(ledger, winner))
     return Findings(
         study=ledger.name,
         is_closed=True,
@@ -151,9 +156,9 @@ def findings(ledger: Ledger) -> Findings:
         seed_sd=_seed_sd(ledger.trials),
         importance=importance(ledger.trials, ledger.history(len(ledger.trials)), int(ledger.terms.get("seed", 0))),
         nulls=_nulls(ledger),
-        verdict=verdict(
-            dataclasses.replace(_evidence(ledger, winner, raw, best), replications=_replications(ledger, winner))
-        ),
+        verdict=verdict(known),
+        unit=UNIT_OF[ledger.terms.get("folds", "loso")],
+        leak=known.leak,
     )
 
 
@@ -298,10 +303,13 @@ def _comparisons(ledger: Ledger, winner: LedgerTrial, optimism: float) -> tuple[
 
 
 def _evidence(ledger: Ledger, winner: LedgerTrial, raw: Estimate, best: Estimate) -> Evidence:
-    nested = ledger.noted(NESTED)
-    further = {} if nested else ledger.further_scores(f"trial-{winner.number:04d}")
+    protocol = "nested" if ledger.noted(NESTED) else ledger.terms.get("folds", "")
+    has_none = protocol in WITHOUT_FURTHER_SCORES
+    further = {} if has_none else ledger.further_scores(f"trial-{winner.number:04d}")
     without = (
-        "it has none by subject under --protocol nested" if nested else "it was not computed (--no-finalist-scores)"
+        f"it has none by subject under --protocol {protocol}"
+        if has_none
+        else "it was not computed (--no-finalist-scores)"
     )
     optimism, num_training = raw.mean - best.mean, _num_training(ledger, winner)
 
@@ -323,6 +331,7 @@ def _evidence(ledger: Ledger, winner: LedgerTrial, raw: Estimate, best: Estimate
         ],
         is_control=ledger.terms.get("pairing", "recorded") != "recorded",
         is_within=ledger.terms.get("folds") == WITHIN,
+        is_shuffled=ledger.terms.get("folds") == SHUFFLED,
     )
 
 

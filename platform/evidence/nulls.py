@@ -153,7 +153,7 @@ class _SplitRidge:
 
     def _volumes(self, subject: str) -> Iterator[Floats]:
         for run in self._data.runs(subject):
-            yield self._data.high_passed(run.targets[:, self._voxels].astype(np.float32))
+            yield self._data.high_passed(run.targets[:, self._voxels].astype(np.float32), run.at_T)
 
     def scores(self, subject: str, signs_FP: Signs, share_V: Floats) -> NDArray[np.float64]:
         """Return what these voxels add to a subject's score, (F, A); signs are relative to the subject's own."""

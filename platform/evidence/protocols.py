@@ -19,19 +19,29 @@ from platform.data.folds import (
     leave_two_subjects_out,
     lock_away,
 )
+from platform.data.products import SHARE
 from platform.ledger.records import LedgerTrial
 from platform.scores.selection import best_position
 
-WITHIN, DATA_SETS = "within", "data-sets"
+WITHIN, DATA_SETS, SHUFFLED = "within", "data-sets", "within-shuffled"
 PROTOCOLS: dict[str, Callable[[Sequence[str], int], list[Fold]]] = {
     "loso": leave_one_subject_out,
     "nested": leave_two_subjects_out,
     WITHIN: leave_one_subject_out,
     DATA_SETS: leave_one_data_set_out,
+    SHUFFLED: leave_one_subject_out,
 }
-"""From subjects and a seed to folds; ``within`` is told recordings in place of subjects."""
-UNIT_OF = {name: "recording" if name == WITHIN else "subject" for name in PROTOCOLS}
+"""From subjects and a seed to folds; ``within`` is told recordings in place of subjects, ``within-shuffled`` shares."""
+UNIT_OF = {**{name: "subject" for name in PROTOCOLS}, WITHIN: "recording", SHUFFLED: SHARE}
 """What a protocol's folds leave out, a key of ``platform.data.products.UNITS``."""
+LEAKS = {
+    WITHIN: "other recordings of the scored subjects trained (--protocol within), so nothing is said of new subjects",
+    SHUFFLED: "it leaks: windows were shuffled (--protocol within-shuffled), so that neighbours of the scored ones, "
+    "with most of their EEG, trained; nothing is said of new subjects",
+}
+"""What a protocol lets through from training to scores, where it does."""
+WITHOUT_FURTHER_SCORES = ("nested", SHUFFLED)
+"""Protocols whose winner is trained again for no further scores."""
 BLIND_SAMPLERS = ("random", "qmc")
 """Propose without knowing any score: a nested estimate needs that."""
 

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from platform.evidence.protocols import LEAKS, SHUFFLED, WITHIN
+
 NOTHING, CONFOUND, NOT_BEYOND_EVENTS = "nothing", "confound", "not beyond events"
 EEG_SPECIFIC, REPLICATED = "EEG-specific", "replicated"
 WORDS = {
@@ -50,6 +52,7 @@ class Evidence:
         nulls: name and p of every null that was computed with flipped signs.
         is_control: whether EEG was paired with another run's volumes.
         is_within: whether other recordings of the scored subjects trained, so that nothing is said of new ones.
+        is_shuffled: whether the scored windows' own neighbours trained, so that nothing is said of anything.
         replications: what the same configuration, frozen, shows in other data sets; each name says where.
     """
 
@@ -59,7 +62,13 @@ class Evidence:
     nulls: Sequence[tuple[str, float]] = ()
     is_control: bool = False
     is_within: bool = False
+    is_shuffled: bool = False
     replications: Sequence[tuple[str, "Evidence"]] = ()
+
+    @property
+    def leak(self) -> str:
+        """What training had of the scored subjects, in words; "" for nothing."""
+        return LEAKS[SHUFFLED] if self.is_shuffled else LEAKS[WITHIN] if self.is_within else ""
 
     @property
     def noted(self) -> dict[str, Any]:
@@ -98,9 +107,8 @@ def verdict(evidence: Evidence) -> Verdict:
     control = ("EEG was paired with another run's volumes: nothing can be found here",) if evidence.is_control else ()
     failed = [(name, p) for name, p in evidence.nulls if p > MOST_CHANCE]
     score = _reason("temporal r", evidence.score)
-    if evidence.is_within:
-        leak = "other recordings of the scored subjects trained (--protocol within), so nothing is said of new subjects"
-        return Verdict(word=NOTHING, reasons=(*control, leak, score))
+    if evidence.leak:
+        return Verdict(word=NOTHING, reasons=(*control, evidence.leak, score))
     if not _is_shown(evidence.score):
         return Verdict(word=NOTHING, reasons=(*control, score))
     if failed:

@@ -57,6 +57,12 @@ class FoldRecord:
     repeat: int = 0
 
 
+def trace_times(trace: Mapping[str, Any]) -> list[float]:
+    """Return when each volume of a record's trace was taken, in seconds since the run began."""
+    evenly = [trace["first_s"] + trace["step_s"] * at for at in range(len(trace["target"]))]
+    return list(trace.get("at_s", evenly))
+
+
 @dataclass(frozen=True, kw_only=True)
 class LedgerTrial:
     """One trial as the ledger knows it.

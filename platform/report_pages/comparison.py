@@ -32,10 +32,18 @@ def differences(studies: Sequence[Studied]) -> list[str]:
     return [name for key, name in SHARED.items() if len({str(each.ledger.terms.get(key)) for each in studies}) > 1]
 
 
+def _leaks(studies: Sequence[Studied]) -> str:
+    """Return what is to be said of the studies whose split leaks, after a space; "" where none does."""
+    leaking = [f" Not of {each.ledger.name}: {each.findings.leak}." for each in studies if each.findings.leak]
+    return "".join(leaking)
+
+
 def _caution(studies: Sequence[Studied]) -> Markup:
     differ = differences(studies)
     if differ:
-        return paragraph(f"These studies differ in {', '.join(differ)}: their scores are not of the same task.")
+        return paragraph(
+            f"These studies differ in {', '.join(differ)}: their scores are not of the same task.{_leaks(studies)}"
+        )
     return paragraph(
         "Same shards, seed and folds: scores compare subject by subject. The winner of each was chosen on "
         "these subjects; "
@@ -79,7 +87,7 @@ def _estimates(studies: Sequence[Studied]) -> Chart:
         name="estimates",
         title="Corrected scores",
         says="; ".join(f"{name} {number(each.mean)}" for name, each in zip(names, found, strict=True)),
-        caption="What a new subject may be expected to have, with its 95 % interval.",
+        caption=f"What a new subject may be expected to have, with its 95 % interval.{_leaks(studies)}",
         data=[trace],
         layout=layout_of(SCORE, "", height=140 + ROW_HEIGHT * len(names), showlegend=False,
                          yaxis={"autorange": "reversed", "type": "category"}),

@@ -80,17 +80,20 @@ def methods(studied: Studied) -> str:
     """Return what was done, as a paragraph of a paper."""
     terms, found = studied.ledger.terms, studied.findings
     pairing = "" if terms.get("pairing", "recorded") == "recorded" else f" EEG and BOLD were paired {terms['pairing']}."
+    unit = studied.unit
     protocol = (
         "Every pair of subjects was left out in turn (nested)."
         if studied.nested
-        else "Each subject was left out in turn; two further subjects chose the number of epochs and, "
+        else f"Each {unit} was left out in turn; two further {unit}s chose the number of epochs and, "
         "averaged, gave the "
         "validation score, and all others trained."
     )
+    if found.leak:
+        protocol = f"{protocol} {found.leak[0].upper()}{found.leak[1:]}."
     return (
         f"We searched configurations of the architecture {terms.get('architecture')} that predict fMRI "
         f"volumes from the "
-        f"30 s of EEG ({terms.get('rate_hz')} Hz) before them, on {len(studied.tested)} subjects. {protocol}{pairing} "
+        f"30 s of EEG ({terms.get('rate_hz')} Hz) before them, on {len(studied.tested)} {unit}s. {protocol}{pairing} "
         f"The sampler {terms.get('sampler')} proposed {len(studied.ledger.trials)} configurations "
         f"(seed {terms.get('seed')}, at most {terms.get('max_epochs')} epochs). "
         f"{RACING.get(str(terms.get('racing')), '')} Scores are Pearson r over time per voxel and run, high-passed at "

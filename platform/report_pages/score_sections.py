@@ -47,8 +47,9 @@ def verdict_box(studied: Studied) -> Markup:
     """Return what was found in a word, why, and the score that a new subject may be expected to have."""
     found = studied.findings
     reasons = element("ul", *(element("li", reason) for reason in found.verdict.reasons))
+    whom = f"another {found.unit} of these subjects, not on a new one" if found.leak else "a new subject"
     expected = (
-        f"Expected on a new subject: r = {number(found.corrected.mean)}, 95 % interval "
+        f"Expected on {whom}: r = {number(found.corrected.mean)}, 95 % interval "
         f"{number(found.corrected.low)} to "
         f"{number(found.corrected.high)} ({_method(found.corrected)}). The smallest effect that this study could have "
         f"found: {number(found.smallest_effect)}."
@@ -141,8 +142,16 @@ def _estimate_table(studied: Studied) -> Markup:
         for null in found.nulls
     ]
     return table(
-        "The winner's score, and what comes of no coupling", ["estimate", "r [95 % interval]", "subjects", "how"], rows
+        "The winner's score, and what comes of no coupling",
+        ["estimate", "r [95 % interval]", f"{studied.unit}s", "how"],
+        rows,
     )
+
+
+def _what_corrected_is(found: Findings) -> str:
+    if found.leak:
+        return f"{found.leak[0].upper()}{found.leak[1:]}."
+    return "The corrected winner is what a new subject may be expected to have."
 
 
 def _beside_chart(studied: Studied) -> Chart:
@@ -188,9 +197,8 @@ def _beside_chart(studied: Studied) -> Chart:
         name="beside",
         title="Test scores of all predictors",
         says=says,
-        caption="r over time in responsive voxels. Each dot is one test subject, the upright line the mean. "
-        "The corrected winner is what a new subject may "
-        "be expected to have. Nulls are means over subjects without coupling.",
+        caption=f"r over time in responsive voxels. Each dot is one test {studied.unit}, the upright line the mean. "
+        f"{_what_corrected_is(found)} Nulls are means over subjects without coupling.",
         data=[corrected, *traces, means, *nulls],
         layout=layout_of(
             SCORE, "", height=140 + ROW_HEIGHT * len(order),

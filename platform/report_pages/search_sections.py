@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datasets.quality.markup import Markup, row, table
-from platform.ledger.records import LedgerTrial, mean
+from platform.ledger.records import LedgerTrial, mean, trace_times
 from platform.report_pages.charts import COLOURS, HEIGHT, Chart, Trace, band, interval, layout_of, line, markers
 from platform.report_pages.page import Section, paragraph
 from platform.report_pages.score_sections import MOST_TRIALS, ROW_HEIGHT, number
@@ -177,7 +177,7 @@ def _course(studied: Studied) -> Chart:
     fold = order[len(order) // 2]
     trace: Mapping[str, Any] = studied.winner.records[fold].trace
     target, predicted = list(trace["target"]), list(trace["prediction"])
-    times = [trace["first_s"] + trace["step_s"] * at for at in range(len(target))]
+    times = trace_times(trace)
     rows = [
         row(f"{time:g}", f"{truth:.3f}", f"{guess:.3f}")
         for time, truth, guess in zip(times, _standardised(target), _standardised(predicted), strict=True)
@@ -186,8 +186,8 @@ def _course(studied: Studied) -> Chart:
         name="course",
         title="Target and prediction over one run",
         says=f"Two courses of {len(times)} volumes in {trace['recording']}.",
-        caption=f"{trace['recording']}, a validation subject of the fold with the middle score: mean over the voxels "
-        "that weigh, each course with mean 0 and SD 1, so that only their shapes compare.",
+        caption=f"{trace['recording']}, a validation {studied.unit} of the fold with the middle score: mean over the "
+        "voxels that weigh, each course with mean 0 and SD 1, so that only their shapes compare.",
         data=[
             _solid(line("target", times, _standardised(target), kind=4)),
             line("prediction", times, _standardised(predicted), kind=1),

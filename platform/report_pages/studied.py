@@ -50,6 +50,11 @@ class Studied:
         """The trial with the highest mean validation score over all folds."""
         return self.findings.winner
 
+    @property
+    def unit(self) -> str:
+        """What a fold leaves out: a subject, a recording, or a share of shuffled windows."""
+        return self.findings.unit
+
     @functools.cached_property
     def baselines(self) -> dict[str, BaselineFolds]:
         """Every baseline's scores by fold."""

@@ -38,6 +38,7 @@ class BaselineRun:
         other_volumes_NV: those volumes; none where the subject has a single run, or where nobody asks for them.
         scored: which windows are scored, where not all are.
         rest_TV: these windows' volumes, high-passed by themselves.
+        at_T: where the windows stand among all of the recording, ascending; None where they are all.
     """
 
     volumes_TV: Floats
@@ -48,6 +49,12 @@ class BaselineRun:
     other_volumes_NV: Floats
     scored: slice | None = None
     rest_TV: Floats | None = None
+    at_T: NDArray[np.int64] | None = None
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """Where the windows stand among all of the recording."""
+        return np.arange(len(self.volumes_TV)) if self.at_T is None else self.at_T
 
 
 Predict = Callable[[BaselineRun], Iterator[Floats]]
@@ -64,16 +71,17 @@ def fit_time_in_run(training: Iterable[BaselineRun]) -> Predict:
     """Predict the training runs' mean at the same time since the run's start (onset transients, habituation)."""
     total_TV, count_T1 = np.zeros((0, 0), np.float32), np.zeros((0, 1), np.float32)
     for run in training:
-        missing = max(0, len(run.volumes_TV) - len(total_TV))
+        places_T = run.places
+        missing = max(0, int(places_T[-1]) + 1 - len(total_TV))
         total_TV = np.pad(total_TV, ((0, missing), (0, run.volumes_TV.shape[1] - total_TV.shape[1])))
         count_T1 = np.pad(count_T1, ((0, missing), (0, 0)))
-        total_TV[: len(run.volumes_TV)] += run.volumes_TV
-        count_T1[: len(run.volumes_TV)] += 1
-    mean_TV = total_TV / count_T1
+        total_TV[places_T] += run.volumes_TV
+        count_T1[places_T] += 1
+    mean_TV = np.asarray(total_TV / np.maximum(count_T1, 1), np.float32)
 
     def predict(run: BaselineRun) -> Iterator[Floats]:
-        missing = max(0, len(run.volumes_TV) - len(mean_TV))
-        yield np.pad(mean_TV, ((0, missing), (0, 0)))[: len(run.volumes_TV)]
+        missing = max(0, int(run.places[-1]) + 1 - len(mean_TV))
+        yield np.pad(mean_TV, ((0, missing), (0, 0)))[run.places]
 
     return predict
 
@@ -210,7 +218,8 @@ def _candidate_scores(
     kept = [run for run in runs if run.rest_TV is None or len(run.rest_TV)]
     candidates = zip(*(_of_scored(predict, run) for run in kept), strict=True)
     volumes = [run.volumes_TV if run.rest_TV is None else run.rest_TV for run in kept]
-    return [temporal_r(list(candidate), volumes, weights_V, repetition_time_s) for candidate in candidates]
+    at = [run.at_T for run in kept]
+    return [temporal_r(list(candidate), volumes, weights_V, repetition_time_s, at) for candidate in candidates]
 
 
 def _of_scored(predict: Predict, run: BaselineRun) -> Iterator[Floats]:

@@ -19,23 +19,43 @@ _ROUNDING = 1e-9
 FloatArray = NDArray[np.float32] | NDArray[np.float64]
 
 
-def high_passed(series_TV: FloatArray, repetition_time_s: float, cutoff_s: float = HIGH_PASS_SECONDS) -> FloatArray:
-    """Return the series without its mean and without cosines slower than the cut-off (as SPM's high-pass filter)."""
-    num_volumes = len(series_TV)
-    order = int(2 * num_volumes * repetition_time_s / cutoff_s)
-    cosines_KT = dct(np.eye(num_volumes), norm="ortho", axis=0)[: order + 1].astype(series_TV.dtype)
+def high_passed(
+    series_TV: FloatArray,
+    repetition_time_s: float,
+    cutoff_s: float = HIGH_PASS_SECONDS,
+    at_T: NDArray[np.int64] | None = None,
+) -> FloatArray:
+    """Return the series without its mean and without cosines slower than the cut-off (as SPM's high-pass filter).
+
+    ``at_T`` says which volumes the series holds where some between them are left out, ascending: the cosines, which are
+    those of the time from the first to the last, are then fitted to these volumes alone by least squares.
+    """
+    num_volumes = len(series_TV) if at_T is None else int(at_T[-1] - at_T[0]) + 1
+    order = num_cosines(num_volumes, repetition_time_s, cutoff_s)
+    cosines_KT = dct(np.eye(num_volumes), norm="ortho", axis=0)[:order]
+    if at_T is not None:
+        cosines_KT = np.linalg.qr(cosines_KT[:, at_T - at_T[0]].T)[0].T
+    cosines_KT = cosines_KT.astype(series_TV.dtype)
     return series_TV - cosines_KT.T @ (cosines_KT @ series_TV)
 
 
+def num_cosines(num_volumes: int, repetition_time_s: float, cutoff_s: float = HIGH_PASS_SECONDS) -> int:
+    """Return how many cosines the high-pass takes out of so many volumes, the constant one among them."""
+    return int(2 * num_volumes * repetition_time_s / cutoff_s) + 1
+
+
 def correlation_over_time(
-    prediction_TV: FloatArray, target_TV: FloatArray, repetition_time_s: float
+    prediction_TV: FloatArray,
+    target_TV: FloatArray,
+    repetition_time_s: float,
+    at_T: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
     """Return Pearson r over time for every voxel, shape (V,), of a prediction and an already high-passed target.
 
-    The prediction is high-passed here.  Where nothing but rounding is left of it, it was constant: r is 0 by rule.
-    Where it holds what is no number, every r is nan.
+    The prediction is high-passed here; ``at_T`` as ``high_passed`` has it.  Where nothing but rounding is
+    left of it, it was constant: r is 0 by rule.  Where it holds what is no number, every r is nan.
     """
-    fluctuation = high_passed(prediction_TV, repetition_time_s)
+    fluctuation = high_passed(prediction_TV, repetition_time_s, at_T=at_T)
     power = _power(fluctuation)
     if not np.isfinite(power).all():
         return np.full(len(power), np.nan)
@@ -72,7 +92,11 @@ def weighted_mean(values_V: NDArray[np.float64], weights_V: FloatArray) -> float
 
 
 def temporal_r(
-    predictions: Sequence[FloatArray], targets: Sequence[FloatArray], weights_V: FloatArray, repetition_time_s: float
+    predictions: Sequence[FloatArray],
+    targets: Sequence[FloatArray],
+    weights_V: FloatArray,
+    repetition_time_s: float,
+    at: Sequence[NDArray[np.int64] | None] | None = None,
 ) -> float:
     """Return one subject's score: r over time per voxel and run, averaged over voxels by weight, then over runs.
 
@@ -81,11 +105,12 @@ def temporal_r(
         targets: one array (T, V) per run, already high-passed over the same volumes by ``high_passed``.
         weights_V: voxel weights, not negative, shape (V,).
         repetition_time_s: seconds between volumes.
+        at: which volumes each run's arrays hold, as ``high_passed`` has it; None where all of them hold all.
     """
     if len(predictions) != len(targets) or not targets:
         raise ValueError(f"every run needs a prediction, but got {len(predictions)} for {len(targets)} runs")
     scores = [
-        weighted_mean(correlation_over_time(prediction, target, repetition_time_s), weights_V)
-        for prediction, target in zip(predictions, targets, strict=True)
+        weighted_mean(correlation_over_time(prediction, target, repetition_time_s, at_T), weights_V)
+        for prediction, target, at_T in zip(predictions, targets, at or [None] * len(targets), strict=True)
     ]
     return float(np.mean(scores))

@@ -125,7 +125,9 @@ def _add_scores(parser: CommandParser) -> None:
         default="loso",
         help="loso: one subject is left out; nested: every pair of subjects, for a score that nothing was chosen by "
         "(needs --sampler random or qmc, --racing none, --finalists 0); within: one recording, whose subject's others "
-        "train (it leaks subjects); data-sets: one data set of several (--shards A,B)",
+        "train (it leaks subjects); within-shuffled: a random eighth of all windows, whose neighbours train, as most "
+        "published tables have it (it leaks: its scores say nothing of new subjects); data-sets: one data set of "
+        "several (--shards A,B)",
     )
     add(
         "--lock-away",
@@ -147,8 +149,8 @@ def _add_scores(parser: CommandParser) -> None:
         "--null-flips",
         metavar="N",
         type=natural_number,
-        default=NUM_FLIPS,
-        help="ridge fits with the BOLD of random subjects upside down, the null of ridge's score; 0 for none",
+        help="ridge fits with the BOLD of random subjects upside down, the null of ridge's score; 0 for none (default: "
+        f"{NUM_FLIPS}; none with --protocol within-shuffled)",
     )
     add(
         "--null-repeats",

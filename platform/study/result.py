@@ -15,7 +15,7 @@ class StudyResult:
 
     Attributes:
         name: the study's name.
-        num_subjects: subjects in folds.
+        num_subjects: subjects in folds, or recordings, or shares of windows, as ``unit`` says.
         trials: every trial.
         winner: the trial with the highest mean validation score over all folds; None where no trial has them all.
         test: the winner's test scores, opened now that the search is over.
@@ -28,6 +28,8 @@ class StudyResult:
         ended_by: which budget ended the search before its last trial, in words; "" where none did.
         nested, locked_away: what they say of each subject, and of what, as the ledger notes it; empty where unasked.
         nulls: scores without coupling, as the ledger notes them.
+        unit: what a fold leaves out.
+        leak: what training had of the scored subjects, in words; "" for nothing.
         findings: what the study found; None where there is no winner.
     """
 
@@ -46,4 +48,6 @@ class StudyResult:
     nested: Mapping[str, Any] = field(default_factory=dict)
     locked_away: Mapping[str, Any] = field(default_factory=dict)
     nulls: Sequence[Mapping[str, Any]] = ()
+    unit: str = "subject"
+    leak: str = ""
     findings: Findings | None = None

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 from datasets.cluster import run_tasks
 from datasets.errors import BadInput
-from platform.data.folds import Fold
+from platform.data.folds import NUM_SHARES, Fold
 from platform.data.products import StudyData
 from platform.data.quality import QUALITY, data_quality
 from platform.evidence.after_search import LOCKED_AWAY, NESTED, NULLS, Afterwards
 from platform.evidence.findings import FOLD_PLAN, findings
-from platform.evidence.protocols import DATA_SETS, Division, divided
+from platform.evidence.protocols import DATA_SETS, LEAKS, SHUFFLED, Division, divided
 from platform.ledger.ledger import Ledger
 from platform.ledger.provenance import code_version
 from platform.ledger.records import LedgerTrial, best_trial
@@ -26,6 +26,7 @@ from platform.racing.budgets import fewest_fold_jobs
 from platform.racing.next_job import RacingSettings
 from platform.report_pages.studied import FOLD_SUBJECTS
 from platform.scores.baselines import BASELINES
+from platform.scores.metrics import num_cosines
 from platform.study.fold_jobs import FoldJobs, StudySteps, run_fold_jobs
 from platform.study.jobs import fold_job, num_slots, rivals_curve_of
 from platform.study.own_space import check_space, checked_configuration
@@ -48,6 +49,8 @@ from platform.training.data_jobs import decode_subject, score_baselines
 
 logger = logging.getLogger(__name__)
 
+FEWEST_DEGREES = 2
+"""Degrees of freedom that the high-pass must leave of a recording's windows in a share."""
 COMMAND = "command"
 """Under this the ledger notes the command that was last given."""
 
@@ -61,6 +64,8 @@ def check_data(settings: StudySettings) -> None:
     _check_fold_jobs(settings, len(_division(settings, data).folds))
     if settings.calibration is not None:
         _check_minutes(data, settings.calibration)
+    if settings.protocol == SHUFFLED:
+        _check_lengths(data)
 
 
 def _check_fold_jobs(settings: StudySettings, num_folds: int) -> None:
@@ -79,6 +84,19 @@ def _check_minutes(data: StudyData, calibration: Calibration) -> None:
     for subject in data.manifest.subjects:
         rows = [entry.rows for entry in data.manifest.of_subject(subject) if entry.rows > data.window_volumes]
         parts_of(rows, timing, calibration.minutes, calibration.held_back, subject)
+
+
+def _check_lengths(data: StudyData) -> None:
+    """Refuse recordings of which a share holds too few windows for a correlation once slow drifts are out."""
+    repetition_time_s = data.manifest.layout.repetition_time_s
+    for name, rows in sorted({(each.name, each.rows) for each in data.manifest.shards}):
+        windows = rows - data.window_volumes
+        fewest = num_cosines(windows, repetition_time_s) + FEWEST_DEGREES
+        if windows > 0 and windows // NUM_SHARES < fewest:
+            raise BadInput(
+                f"--protocol within-shuffled deals every recording's windows to {NUM_SHARES} shares, each of which "
+                f"needs {fewest} or more of {name}, but that has {windows} in all; prepare longer recordings"
+            )
 
 
 def search(settings: StudySettings) -> StudyResult:
@@ -289,6 +307,7 @@ def _tags(settings: StudySettings, data: StudyData) -> dict[str, str]:
     terms = settings.terms(data.manifest.digest)
     return {
         **{name: str(value) for name, value in terms.items() if name not in ("starts", "frozen")},
+        **({"leaks": LEAKS[settings.protocol]} if settings.protocol in LEAKS else {}),
         "code_version": code_version(),
     }
 
@@ -300,6 +319,8 @@ def _result(
     return StudyResult(
         name=settings.name,
         num_subjects=len(division.in_folds),
+        unit=settings.data.unit,
+        leak=LEAKS.get(settings.protocol, ""),
         trials=ledger.trials,
         winner=winner,
         test=winner_test_scores(ledger, winner) if winner else {},

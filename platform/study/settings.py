@@ -9,7 +9,7 @@ from typing import Any
 from datasets.errors import BadInput
 from datasets.storage import without_secrets
 from platform.data.products import DataSettings
-from platform.evidence.protocols import DATA_SETS, PROTOCOLS, UNIT_OF, WITHIN, refuse_what_chooses
+from platform.evidence.protocols import DATA_SETS, PROTOCOLS, SHUFFLED, UNIT_OF, WITHIN, refuse_what_chooses
 from platform.models import ARCHITECTURES
 from platform.proposals.samplers import space_digest
 from platform.racing.budgets import Budgets
@@ -119,6 +119,18 @@ class StudySettings:
             raise BadInput(
                 "--lock-away scores subjects that nothing adapts to; leave out --calibration, or --lock-away"
             )
+        self._check_unit()
+        if self.protocol == DATA_SETS and self.lock_away:
+            raise BadInput(
+                "--protocol data-sets leaves whole data sets out; leave out --lock-away, or one of the data sets"
+            )
+        if self.protocol == SHUFFLED:
+            self._check_shuffled()
+        if self.protocol == "nested":
+            self._check_nested()
+
+    def _check_unit(self) -> None:
+        """Refuse data whose unit is not what the protocol leaves out, and what single recordings cannot have."""
         if self.data.unit != UNIT_OF[self.protocol]:
             raise BadInput(
                 f"--protocol {self.protocol} leaves out a {UNIT_OF[self.protocol]}, but the data's unit is "
@@ -129,18 +141,29 @@ class StudySettings:
                 "--protocol within knows recordings alone, of which each stands for itself; leave out --lock-away and "
                 "--pairing, or give --protocol loso"
             )
-        if self.protocol == DATA_SETS and self.lock_away:
-            raise BadInput(
-                "--protocol data-sets leaves whole data sets out; leave out --lock-away, or one of the data sets"
-            )
-        if self.protocol != "nested":
-            return
+
+    def _check_nested(self) -> None:
+        """Refuse what would choose trials by scores, or train pairs of subjects for more."""
         learns = {"--start-from": self.start_from, "--median-stopping": self.median_stopping}
         refuse_what_chooses(self.sampler, self.racing, learns_otherwise=[name for name, on in learns.items() if on])
         if self.finalists or self.null_repeats:
             raise BadInput(
                 "--protocol nested runs no trial with other seeds and repeats no null: give --finalists 0 and no "
                 "--null-repeats"
+            )
+
+    def _check_shuffled(self) -> None:
+        """Refuse what would speak of subjects: shares of windows hold all of them."""
+        given = {
+            "--lock-away": self.lock_away,
+            "--calibration": self.calibration is not None,
+            "--null-flips": self.null_flips,
+            "--null-repeats": self.null_repeats,
+        }
+        if unfit := [name for name, is_given in given.items() if is_given]:
+            raise BadInput(
+                "--protocol within-shuffled leaves out windows, not subjects, so there is none to lock away, to adapt "
+                f"to or to flip; leave out {', '.join(unfit)}, or give --protocol loso"
             )
 
     def terms(self, data_digest: str) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def _states(result: StudyResult) -> str:
     named = {"COMPLETE": "on all folds", "PRUNED": "raced out", "FAIL": "failed", "RUNNING": "not settled"}
     counts = ", ".join(f"{states.count(state)} {name}" for state, name in named.items() if state in states)
     folds = "a fold for each pair" if result.nested else "one fold each"
-    return f"{len(states)} trials ({counts}), {result.num_subjects} subjects, {folds}"
+    return f"{len(states)} trials ({counts}), {result.num_subjects} {result.unit}s, {folds}"
 
 
 def _configuration(winner: LedgerTrial) -> list[str]:
@@ -80,7 +80,7 @@ def _configuration(winner: LedgerTrial) -> list[str]:
 
 def _scores(result: StudyResult, winner: LedgerTrial) -> list[str]:
     subjects = result.num_subjects
-    head = f"  {'temporal r, responsive voxels':<34}{'validation':>16}{'test':>18}{'subjects':>12}"
+    head = f"  {'temporal r, responsive voxels':<34}{'validation':>16}{'test':>18}{result.unit + 's':>12}"
     rows = [_row(f"best configuration (trial {winner.number})", winner.scores, result.test, subjects)]
     for name, scores in result.baselines.items():
         rows.append(_row(f"baseline {name}{_remark(name)}", scores.validation, scores.test, subjects))
@@ -188,7 +188,7 @@ def _with_error(scores: Mapping[Any, float]) -> str:
 
 
 def _caution(result: StudyResult, winner: LedgerTrial) -> list[str]:
-    lines = []
+    lines = [f"CAUTION: {result.leak}."] if result.leak else []
     if result.pairing != "recorded":
         lines.append(
             "CONTROL: EEG was paired with another run's BOLD; any score above 0 here needs no coupling at all."
@@ -212,8 +212,9 @@ def _verdict(found: Findings | None) -> list[str]:
     if found is None:
         return []
     added = found.raw.mean - found.corrected.mean
+    expected = f"other {found.unit}s of these subjects" if found.leak else "a new subject"
     return [
-        f"Chosen on these very subjects, it scores {added:+.3f} too high; a new subject may expect "
+        f"Chosen on these very {found.unit}s, it scores {added:+.3f} too high; {expected} may expect "
         f"{_with_interval(found.corrected)}.",
         f"The smallest score that such a study finds four times out of five: {found.smallest_effect:.3f}.",
         f"VERDICT: {found.verdict.word} ({WORDS[found.verdict.word]})",

@@ -15,7 +15,7 @@ from platform.evidence.after_search import NESTED, refit_epochs
 from platform.evidence.brain_maps import maps_name
 from platform.evidence.finalists import REFERENCES, TEST, score_finalist, score_references
 from platform.evidence.findings import Findings, findings
-from platform.evidence.protocols import Division
+from platform.evidence.protocols import LEAKS, WITHOUT_FURTHER_SCORES, Division
 from platform.ledger.ledger import Ledger
 from platform.ledger.records import WINNER, FurtherScores, LedgerTrial, best_trial
 from platform.models import Volumes
@@ -50,7 +50,12 @@ def track_winner(
         return ledger.noted(WINNER_SENT)
     are_logged = ledger.noted(WINNER_SENT) == winner.number or _send_models(settings, data, division, winner, tracker)
     baselines, test_scores = ledger.baselines(), winner_test_scores(ledger, winner)
-    origin = Origin(command=settings.command, shards=data.storage.uri, digest=data.manifest.digest)
+    origin = Origin(
+        command=settings.command,
+        shards=data.storage.uri,
+        digest=data.manifest.digest,
+        leak=LEAKS.get(settings.protocol, ""),
+    )
     found = _findings(ledger)
     tracker.send_winner(winner, baselines, test_scores, study_note(winner, baselines, test_scores, found, origin))
     if settings.report and found is not None:
@@ -71,7 +76,8 @@ def _send_models(
 ) -> bool:
     """Refit the winner on all subjects in folds and send its models; return whether it could be refitted."""
     epochs, subjects = refit_epochs(winner), division.in_folds
-    logger.info("refitting trial %d on all %d subjects for %d epochs", winner.number, len(subjects), epochs)
+    unit = settings.data.unit
+    logger.info("refitting trial %d on all %d %ss for %d epochs", winner.number, len(subjects), unit, epochs)
     job = Job(
         data=settings.data,
         architecture=settings.architecture,
@@ -137,7 +143,7 @@ def track_further(
 ) -> int | None:
     """Score the winner and the baselines beside it by all further scores, and send them; return the winner's number."""
     winner = best_trial(ledger.trials)
-    if winner is None or not settings.finalist_scores or settings.protocol == "nested":
+    if winner is None or not settings.finalist_scores or settings.protocol in WITHOUT_FURTHER_SCORES:
         return ledger.noted(FURTHER_SENT)
     try:
         _score_further(settings, folds, ledger, winner)

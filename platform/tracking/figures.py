@@ -11,21 +11,29 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from platform.ledger.records import trace_times
+
 
 @contextmanager
 def trace_figure(trace: Mapping[str, Any]) -> Iterator[Figure]:
     """Draw target and prediction of one run of a validation subject, each scaled to unit variance."""
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    seconds = trace["first_s"] + np.arange(len(trace["target"])) * trace["step_s"]
+    seconds = np.array(trace_times(trace))
     target, prediction = (_standardised(np.array(trace[name])) for name in ("target", "prediction"))
     correlation = float(np.mean(target * prediction))
+    leaks = "at_s" in trace  # only a share of shuffled windows has gaps
+    whose = (
+        "windows whose neighbours this fold's model was trained on (it leaks)"
+        if leaks
+        else "a subject that this fold's model was not trained on"
+    )
     axes.plot(seconds, target, color="0.45", linewidth=1, label="target (recorded BOLD)")
     axes.plot(seconds, prediction, color="tab:red", linewidth=1.2, label="prediction from EEG")
     axes.set_xlabel("seconds from the start of the run")
     axes.set_ylabel("responsive voxels (SD)")
     axes.set_title(
-        f"{trace['recording']}, a subject that this fold's model was not trained on: r = {correlation:+.2f}\n"
+        f"{trace['recording']}, {whose}: r = {correlation:+.2f}\n"
         "the best epoch was chosen on another subject; the configuration was chosen on this one too",
         fontsize=9,
     )

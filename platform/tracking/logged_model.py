@@ -52,7 +52,8 @@ class Standing:
     Attributes:
         score: corrected for having been chosen; None where it could not be estimated.
         data: digest of the data that it was made on.
-        is_control: whether it was trained so that its score says nothing of EEG and BOLD, as on swapped runs.
+        is_control: whether its score says nothing of EEG and BOLD in new subjects, as on swapped runs, or where
+            training had windows of the scored subjects.
     """
 
     score: float | None

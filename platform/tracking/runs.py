@@ -23,6 +23,7 @@ from datasets.redaction import redacted
 from datasets.storage import without_secrets
 from platform.data.products import StudyData
 from platform.evidence.findings import NOT_TRAINING
+from platform.evidence.protocols import LEAKS
 from platform.evidence.statistics import RAW, estimate
 from platform.ledger.ledger import Ledger
 from platform.ledger.records import WINNER, BaselineFolds, FoldRecord, FurtherScores, LedgerTrial, mean
@@ -178,7 +179,7 @@ class Tracker:
                 self._client.log_figure(parent, figure, "target_and_prediction.png")
             tags = {**_winner_tags(winner), **note.tags, "mlflow.note.content": note.text}
             self._client.log_batch(parent, tags=[RunTag(name, value) for name, value in tags.items()])
-            is_control = self._tags.get("pairing", "recorded") != "recorded"
+            is_control = self._tags.get("pairing", "recorded") != "recorded" or self._tags.get("folds") in LEAKS
             standing = Standing(score=note.corrected, data=self._data.digest, is_control=is_control)
             describe(self._client, self._registered(winner), standing, note.card)
 

@@ -18,11 +18,15 @@ NOT_MEASURED = "What this model gives is a prediction, not a measurement."
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where a study comes from: the command that repeats it, its shards without credentials, their digest."""
+    """Where a study comes from: the command that repeats it, its shards without credentials, their digest.
+
+    ``leak`` says what training had of the scored subjects; "" for nothing.
+    """
 
     command: str = ""
     shards: str = ""
     digest: str = ""
+    leak: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,8 @@ def study_note(
     origin: Origin,
 ) -> StudyNote:
     """Return what is said of a closed study's winner, the verdict first; without findings no more than its scores."""
-    scores = _found(found) if found else _uncorrected(winner, test_scores)
+    warning = [f"**{origin.leak[0].upper()}{origin.leak[1:]}.**"] if origin.leak else []
+    scores = [*warning, *(_found(found) if found else _uncorrected(winner, test_scores))]
     rows = [
         f"| {name} | {mean(scores.validation):+.4f} | {mean(scores.test):+.4f} |" for name, scores in baselines.items()
     ]
@@ -68,7 +73,7 @@ def _found(found: Findings) -> list[str]:
         f"## {found.verdict.word}",
         f"{WORDS[found.verdict.word].capitalize()}.\n\n{reasons}",
         f"Trial {found.winner.number}, corrected for having been chosen: **r {_shown(found.corrected)}** over "
-        f"{found.corrected.num_subjects} subjects ({ESTIMATES[found.corrected.method]}).",
+        f"{found.corrected.num_subjects} {found.unit}s ({ESTIMATES[found.corrected.method]}).",
         *(f"{ESTIMATES[other.method].capitalize()}: r {_shown(other)}." for other in found.unselected),
     ]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from platform.data.confound_regressors import confound_designs
 from platform.data.folds import Fold
-from platform.data.products import DataSettings, StudyData
+from platform.data.products import SHARE, DataSettings, StudyData
 from platform.scores.baselines import BASELINES, BaselineRun, BaselineScore, leave_one_run_out_operators, score_baseline
 from platform.training.calibration import Calibration, Timing, parts_of
 
@@ -86,9 +86,10 @@ def baseline_runs(
 ) -> list[BaselineRun]:
     """Return a subject's runs as baselines see them; what its other runs tell of each only where that is asked."""
     runs = data.runs(subject)
-    volumes = [data.high_passed(run.targets[:, voxels].astype(np.float32)) for run in runs]
+    volumes = [data.high_passed(run.targets[:, voxels].astype(np.float32), run.at_T) for run in runs]
+    within_subject = within_subject and data.settings.unit != SHARE  # a share's other recordings are no one's own
     features, designs = data.band_power(subject), _confound_designs(data, subject)
-    nothing = [np.zeros((0, 0, 0), np.float32)] * len(runs)
+    nothing = [np.zeros((1, run.num_windows, 0), np.float32) for run in runs]
     operators = _within_subject_operators(data, subject) if within_subject else nothing
     rest = _rest(data, subject, voxels, calibration)
 
@@ -99,11 +100,12 @@ def baseline_runs(
     return [
         BaselineRun(
             volumes_TV=volumes[number],
-            events_TP=data.high_passed(data.event_design(run)),
+            events_TP=data.high_passed(data.event_design(run), run.at_T),
             features_TP=features[number],
             confounds=designs[number],
             operators_ATN=operators[number],
             other_volumes_NV=of_others(number),
+            at_T=run.at_T,
             **rest[number],
         )
         for number, run in enumerate(runs)
@@ -135,7 +137,7 @@ def _confound_designs(data: StudyData, subject: str) -> list[dict[str, Floats]]:
         for number, run in enumerate(data.runs(subject)):
             designs = confound_designs(data.confounds(run), len(run.bold_RV), repetition_time_s)
             for group, design_RP in designs.items():
-                found[f"{number:04d} {group}"] = data.high_passed(design_RP[data.window_volumes :])
+                found[f"{number:04d} {group}"] = data.high_passed(run.of_windows(design_RP), run.at_T)
         return found
 
     designs = data.product("confounds", {"subject": subject, "version": CONFOUNDS_VERSION}, compute)

@@ -57,7 +57,7 @@ class FoldEvaluator:
         self._subjects: list[tuple[Sequence[CachedRun], list[NDArray[np.float32]]]] = []
         for subject in (*fold.validation, fold.test):
             runs = data.runs(subject)
-            targets = [data.high_passed(run.targets[:, self._voxels].astype(np.float32)) for run in runs]
+            targets = [data.high_passed(run.targets[:, self._voxels].astype(np.float32), run.at_T) for run in runs]
             self._subjects.append((runs, targets))
 
     def __call__(self, model: nn.Module) -> Scored:
@@ -73,8 +73,9 @@ class FoldEvaluator:
         trace: list[float] = []
         for runs, targets in self._subjects:
             predictions = [self._voxel_series(predict(bare, run, self._inputs)) for run in runs]
-            scores.append(temporal_r(predictions, targets, self._weights, self._timing.repetition_time_s))
-            trace = trace or self._trace_of(predictions[0])
+            at = [run.at_T for run in runs]
+            scores.append(temporal_r(predictions, targets, self._weights, self._timing.repetition_time_s, at))
+            trace = trace or self._trace_of(predictions[0], at[0])
         return Scored(scores=tuple(scores), trace=trace)
 
     def _calibrated(self, model: nn.Module, calibration: Calibration) -> Scored:
@@ -111,16 +112,20 @@ class FoldEvaluator:
         runs, targets = self._subjects[0]
         run = runs[0]
         layout = self._layout
+        step_s = layout.repetition_time_s
+        first_s = run.window_volumes * step_s + layout.reference_time_s
+        at = {} if run.at_T is None else {"at_s": (first_s + step_s * run.at_T).tolist()}
         return {
             "recording": f"{run.subject}_task-{run.task}_run-{run.run}",
-            "first_s": run.window_volumes * layout.repetition_time_s + layout.reference_time_s,
-            "step_s": layout.repetition_time_s,
+            "first_s": first_s,
+            "step_s": step_s,
+            **at,
             "target": _rounded(self._weighted_mean(targets[0])),
             "prediction": prediction,
         }
 
-    def _trace_of(self, prediction_TV: FloatArray) -> list[float]:
-        return _rounded(self._weighted_mean(high_passed(prediction_TV, self._timing.repetition_time_s)))
+    def _trace_of(self, prediction_TV: FloatArray, at_T: NDArray[np.int64] | None = None) -> list[float]:
+        return _rounded(self._weighted_mean(high_passed(prediction_TV, self._timing.repetition_time_s, at_T=at_T)))
 
     def _voxel_series(self, predicted_TK: Tensor) -> NDArray[np.float32]:
         voxels_TV = predicted_TK[:, self._voxels] if self._basis is None else predicted_TK @ self._basis

@@ -14,7 +14,7 @@ import numpy as np
 
 from datasets.storage import open_storage
 from platform.data.folds import Fold
-from platform.data.products import DataSettings
+from platform.data.products import SHARE, DataSettings
 from platform.models import ARCHITECTURES
 from platform.training.calibration import Calibration
 from platform.training.config import Epochs, TrainingConfig
@@ -60,8 +60,10 @@ class Job:
     @property
     def digest(self) -> str:
         """Hexadecimal; the same for the same training of the same data, wherever its snapshots lie."""
-        same = dataclasses.replace(self, storage="", seconds_between_snapshots=None)
-        content = json.dumps(dataclasses.asdict(same), sort_keys=True)
+        same = dataclasses.asdict(dataclasses.replace(self, storage="", seconds_between_snapshots=None))
+        if self.data.unit != SHARE:
+            del same["data"]["shuffle_seed"]  # nothing is shuffled; and earlier versions knew no such seed
+        content = json.dumps(same, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:32]
 
     @property
