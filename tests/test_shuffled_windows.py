@@ -20,7 +20,7 @@ from platform.data.windows import eeg_batch, target_batch, window_index
 from platform.evidence.findings import findings
 from platform.evidence.protocols import LEAKS, SHUFFLED, divided
 from platform.evidence.verdict import NOTHING, Evidence, Step, verdict
-from platform.ledger.records import read_ledger
+from platform.ledger.studies import read_ledger
 from platform.report import report_page
 from platform.scores.baselines import fit_ridge, fit_time_in_run
 from platform.scores.metrics import high_passed
