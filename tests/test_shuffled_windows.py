@@ -247,6 +247,24 @@ def test_time_in_run_is_told_where_a_shares_windows_stand(study):
         np.testing.assert_allclose(row_V, wanted_V, atol=1e-5)
 
 
+def test_baselines_are_scored_with_slow_drifts_between_gaps_taken_out(study):
+    data = StudyData(data_of(study))
+    fold = divided(SHARE_NAMES, 3, SHUFFLED, 0).folds[0]
+    weights_V = data.training_weights(fold.training)
+    voxels = np.flatnonzero(weights_V)
+    predict = fit_time_in_run(TrainingRuns(data=data, fold=fold, voxels=voxels))
+    runs = baseline_runs(data, fold.test, voxels)
+    predictions = [next(predict(run)) for run in runs]
+    r_of_runs = []
+    for run, predicted_TV in zip(runs, predictions, strict=True):
+        left_TV = high_passed(predicted_TV, 2.0, at_T=run.at_T)
+        products = [(one * other).sum(axis=0) for one, other in
+                    ((left_TV, run.volumes_TV), (left_TV, left_TV), (run.volumes_TV, run.volumes_TV))]  # fmt: skip
+        r_of_runs.append(np.average(products[0] / np.sqrt(products[1] * products[2]), weights=weights_V[voxels]))
+    _, scores = score_baselines(data_of(study), fold)
+    assert scores["time_in_run"].test == pytest.approx(np.mean(r_of_runs), abs=1e-5)
+
+
 def test_ridge_within_subject_predicts_the_mean_since_a_share_is_no_subject(study):
     fold = divided(SHARE_NAMES, 3, SHUFFLED, 0).folds[0]
     _, scores = score_baselines(data_of(study), fold)
