@@ -26,6 +26,7 @@ from datasets.simulator.study import SimulationSettings
 from datasets.storage import home_folder
 from platform.data.several_data_sets import open_shards
 from platform.evidence.findings import Findings, findings
+from platform.evidence.protocols import LEAKS
 from platform.evidence.verdict import CONFOUND, EEG_SPECIFIC, NOT_BEYOND_EVENTS, NOTHING, REPLICATED
 from platform.ledger.studies import read_ledger, study_names
 from platform.search import check_architecture, study_settings, take_keys_out, with_starts
@@ -114,6 +115,11 @@ def parse_arguments() -> argparse.Namespace:
     check_architecture(arguments)
     if arguments.replicate:
         raise BadInput("a selftest searches simulated studies; leave out --replicate, which searches nothing")
+    if arguments.protocol in LEAKS:
+        raise BadInput(
+            f"the verdict under --protocol {arguments.protocol}, which leaks, is always {NOTHING!r}, so it cannot be "
+            "fooled; leave --protocol out"
+        )
     return arguments
 
 

@@ -6,6 +6,7 @@ import pytest
 from small_study import write_small_study
 
 from datasets.cluster import in_this_process
+from datasets.errors import BadInput
 from datasets.simulator.study import SimulationSettings
 from platform import selftest
 from platform.data.products import DataSettings
@@ -79,6 +80,20 @@ def test_controls_are_as_large_as_the_shards_that_are_named(tmp_path, monkeypatc
     monkeypatch.setattr("sys.argv", arguments)
     sizes = selftest._sizes(selftest.parse_arguments())
     assert (sizes.subjects, sizes.runs, sizes.volumes) == (5, selftest.MOST_RUNS, 90)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--replicate", "mine"), "leave out --replicate"),
+        (("--protocol", "within"), "is always 'nothing'"),
+        (("--protocol", "within-shuffled"), "is always 'nothing'"),
+    ],
+)
+def test_what_cannot_be_fooled_is_refused(monkeypatch, options, message):
+    monkeypatch.setattr("sys.argv", ["selftest", "band_power", *options])
+    with pytest.raises(BadInput, match=message):
+        selftest.parse_arguments()
 
 
 def test_a_control_keeps_apart_from_the_users_studies_and_runs_under_the_same_terms(tmp_path):
