@@ -46,9 +46,11 @@ def running_head(folder: Path, python: Path) -> Iterator[Head]:
     port, client, dashboard, agent, metrics = free_ports(5)
     settings = {
         "EEG2FMRI_SHARDS": str(write_small_study(folder / "shards", volumes=60)),
-        "EEG2FMRI_TRIALS": "6",
+        "EEG2FMRI_TRIALS": "4",
         "EEG2FMRI_FINALISTS": "0",
-        "EEG2FMRI_MAX_EPOCHS": "4",
+        "EEG2FMRI_MAX_EPOCHS": "2",
+        "EEG2FMRI_NO_FINALIST_SCORES": "true",
+        "EEG2FMRI_NULL_FLIPS": "7",
         "EEG2FMRI_COMMIT_LAG": "1",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
